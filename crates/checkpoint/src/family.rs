@@ -1,0 +1,134 @@
+//! What differs between model families: tensor names, their order and shapes. Tables only.
+//!
+//! A family is found by `model_type`. A model of no family here is read and spliced all the same;
+//! its shapes are not checked against its config, and its tensors keep the order of their files.
+
+use crate::json::Object;
+
+/// The names of a family's tensors.
+#[derive(Debug)]
+pub struct Family {
+    /// The values of `model_type` in `config.json` that belong to it.
+    pub model_types: &'static [&'static str],
+    /// What stands before a layer's number in its tensors' names.
+    pub layers: &'static str,
+    /// The tensors before the layers, in state-dict order.
+    pub before: &'static [Tensor],
+    /// A layer's own tensors, in state-dict order, without the layer's prefix.
+    pub layer: &'static [Tensor],
+    /// The tensors behind the layers, in state-dict order.
+    pub after: &'static [Tensor],
+    /// The last matrix of each residual branch: where these are zero, a layer is the identity.
+    pub branch_ends: &'static [&'static str],
+}
+
+/// A tensor that a family's models have.
+#[derive(Debug)]
+pub struct Tensor {
+    /// Its name.
+    pub name: &'static str,
+    /// Its dimensions.
+    pub shape: &'static [Dim],
+    /// Whether every model of the family has it.
+    pub required: bool,
+}
+
+/// A dimension, by the keys of `config.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dim {
+    /// `hidden_size`.
+    Hidden,
+    /// `intermediate_size`.
+    Intermediate,
+    /// `vocab_size`.
+    Vocab,
+    /// `head_dim`, by default `hidden_size / num_attention_heads`.
+    Head,
+    /// `num_attention_heads × head_dim`.
+    Queries,
+    /// `num_key_value_heads × head_dim`; by default there are as many as attention heads.
+    KeysValues,
+}
+
+impl Dim {
+    /// The size that `config` gives to this dimension; `None` where it does not say.
+    #[must_use]
+    pub fn size(self, config: &Object) -> Option<u64> {
+        let key = |key: &str| config.get(key)?.as_u64();
+        let heads = || key("num_attention_heads");
+        let head = || key("head_dim").or_else(|| key("hidden_size")?.checked_div(heads()?));
+        match self {
+            Self::Hidden => key("hidden_size"),
+            Self::Intermediate => key("intermediate_size"),
+            Self::Vocab => key("vocab_size"),
+            Self::Head => head(),
+            Self::Queries => heads()?.checked_mul(head()?),
+            Self::KeysValues => key("num_key_value_heads").or_else(heads)?.checked_mul(head()?),
+        }
+    }
+
+    /// The keys of `config.json` that decide this dimension.
+    #[must_use]
+    pub fn keys(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden_size",
+            Self::Intermediate => "intermediate_size",
+            Self::Vocab => "vocab_size",
+            Self::Head => "head_dim, or hidden_size / num_attention_heads",
+            Self::Queries => "num_attention_heads × head_dim",
+            Self::KeysValues => "num_key_value_heads × head_dim",
+        }
+    }
+}
+
+const fn required(name: &'static str, shape: &'static [Dim]) -> Tensor {
+    Tensor { name, shape, required: true }
+}
+
+const fn optional(name: &'static str, shape: &'static [Dim]) -> Tensor {
+    Tensor { name, shape, required: false }
+}
+
+/// Llama and what kept its names: Mistral, Qwen2 (biases on q, k, v) and Qwen3 (norms on q and k).
+const LLAMA: Family = Family {
+    model_types: &["llama", "mistral", "qwen2", "qwen3"],
+    layers: "model.layers",
+    before: &[required("model.embed_tokens.weight", &[Dim::Vocab, Dim::Hidden])],
+    layer: &[
+        required("self_attn.q_proj.weight", &[Dim::Queries, Dim::Hidden]),
+        optional("self_attn.q_proj.bias", &[Dim::Queries]),
+        required("self_attn.k_proj.weight", &[Dim::KeysValues, Dim::Hidden]),
+        optional("self_attn.k_proj.bias", &[Dim::KeysValues]),
+        required("self_attn.v_proj.weight", &[Dim::KeysValues, Dim::Hidden]),
+        optional("self_attn.v_proj.bias", &[Dim::KeysValues]),
+        required("self_attn.o_proj.weight", &[Dim::Hidden, Dim::Queries]),
+        optional("self_attn.o_proj.bias", &[Dim::Hidden]),
+        optional("self_attn.q_norm.weight", &[Dim::Head]),
+        optional("self_attn.k_norm.weight", &[Dim::Head]),
+        required("mlp.gate_proj.weight", &[Dim::Intermediate, Dim::Hidden]),
+        optional("mlp.gate_proj.bias", &[Dim::Intermediate]),
+        required("mlp.up_proj.weight", &[Dim::Intermediate, Dim::Hidden]),
+        optional("mlp.up_proj.bias", &[Dim::Intermediate]),
+        required("mlp.down_proj.weight", &[Dim::Hidden, Dim::Intermediate]),
+        optional("mlp.down_proj.bias", &[Dim::Hidden]),
+        required("input_layernorm.weight", &[Dim::Hidden]),
+        required("post_attention_layernorm.weight", &[Dim::Hidden]),
+    ],
+    after: &[
+        required("model.norm.weight", &[Dim::Hidden]),
+        optional("lm_head.weight", &[Dim::Vocab, Dim::Hidden]),
+    ],
+    branch_ends: &["o_proj", "down_proj"],
+};
+
+const FAMILIES: &[Family] = &[LLAMA];
+
+impl Family {
+    /// The family that `config` names by its `model_type`.
+    #[must_use]
+    pub fn of(config: &Object) -> Option<&'static Self> {
+        let model_type = config.get("model_type")?;
+        let model_type = model_type.as_str()?;
+        FAMILIES.iter().find(|family| family.model_types.contains(&model_type))
+    }
+}

@@ -1,0 +1,26 @@
+//! Reads and writes model files: Hugging Face folders of safetensors.
+//!
+//! This crate knows what lies where in a model's files. It knows nothing of layer plans, command
+//! lines or tensor arithmetic, and it prints nothing. In reading order:
+//!
+//! - [`json`]: JSON objects that keep what they are not asked to change
+//! - [`error`]: everything that can be wrong with a model's files
+//! - [`family`]: tensor names, order and shapes of model families, in tables
+//! - [`header`]: the header of a safetensors file
+//! - [`side_files`]: tokenizer, licence and what else stands beside the weights
+//! - [`folder`]: a model's folder, opened and checked
+//! - [`hub`]: where a model lies, by path or by hub id in the local cache
+
+pub mod error;
+pub mod family;
+pub mod folder;
+pub mod header;
+pub mod hub;
+pub mod json;
+pub mod side_files;
+
+pub use error::{Error, Result};
+pub use folder::{Checkpoint, Tensor, WeightFile};
+pub use safetensors::Dtype;
+
+const _: () = assert!(usize::BITS == 64, "models are larger than a 32-bit address space");

@@ -1,0 +1,31 @@
+//! Fixtures made by independent code: models that the code under test has never touched.
+//!
+//! Everything here stands on the `safetensors` and `serde_json` crates alone, so that a mistake in
+//! `checkpoint` or `dus` cannot be made twice and so cancel out. Whatever fails here is a test's own
+//! mistake, and panics. In reading order:
+//!
+//! - [`tensor`]: a tensor's bytes, made up from its name
+//! - [`family`]: tensor names, shapes and config keys of model families
+//! - [`model`]: [`TinyModel`], a Hugging Face folder of a few kilobytes
+//! - [`side_files`]: what stands beside the weights
+//! - [`weights`]: tensors written to a folder's files, and read back
+//! - [`raw`]: safetensors and JSON files edited below the level that libraries allow
+//! - [`hub`]: a model laid out as the hub's cache does
+//! - [`splice`]: what a plan's new tensors should be, layer by layer
+//! - [`survey`]: everything in a folder, to show that nothing has changed
+
+pub mod family;
+pub mod hub;
+pub mod model;
+pub mod raw;
+pub mod side_files;
+pub mod splice;
+pub mod survey;
+pub mod tensor;
+pub mod weights;
+
+pub use family::Family;
+pub use model::{ConfigForm, TinyModel};
+pub use safetensors::Dtype;
+pub use survey::Survey;
+pub use tensor::{Tensor, Tensors};
