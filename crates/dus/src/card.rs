@@ -1,0 +1,130 @@
+//! The model card, `README.md`: what the model is made of, and how to make it again.
+
+use std::fmt::Write as _;
+
+use crate::blueprint::Blueprint;
+use crate::drawing;
+use crate::manifest::Manifest;
+use crate::size::Count;
+
+/// Writes the card of a build of `blueprint`; `base_card` is the base's own, if it has one.
+///
+/// The base's licence and language are kept; the rest of its card describes the base.
+#[must_use]
+pub fn write(
+    blueprint: &Blueprint,
+    manifest: &Manifest,
+    title: &str,
+    base_card: Option<&str>,
+) -> String {
+    let mut card = String::from("---\n");
+    let bases: Vec<String> = manifest.models.iter().filter_map(|m| m.hub.clone()).collect();
+    if !bases.is_empty() {
+        card.push_str("base_model:\n");
+        for base in bases {
+            let _ = writeln!(card, "- {base}");
+        }
+    }
+    for entry in kept_front_matter(base_card.unwrap_or_default()) {
+        card.push_str(&entry);
+    }
+    card.push_str("library_name: transformers\ntags:\n- depth-up-scaling\n---\n\n");
+
+    let depth = blueprint.plan.num_layers();
+    let _ = writeln!(
+        card,
+        "# {title}\n\nA depth up-scaled model of {depth} layers and {} parameters, not trained since.\n",
+        Count(blueprint.splice.num_parameters())
+    );
+    let _ = writeln!(card, "## Layers\n\n```text\nplan: {}\n", blueprint.plan);
+    card.push_str(&drawing::draw(&blueprint.plan));
+    card.push_str("```\n\nEach row is a run of new layers, drawn over the base's: █ a layer, ▒ a copy of it.\n");
+    if blueprint.splice.function_preserving == Some(true) {
+        card.push_str(
+            "The plan preserves the base's function: the added layers are the identity.\n",
+        );
+    }
+    card.push_str("\n## How to make it again\n\n```toml\n");
+    card.push_str(&recipe_text(manifest));
+    card.push_str("```\n\n`dus build RECIPE.toml -o OUT` builds it, `dus verify OUT` compares every tensor with its source.\n");
+    card
+}
+
+/// The recipe as TOML.
+fn recipe_text(manifest: &Manifest) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let mut text = String::new();
+    let spec =
+        |model: &crate::manifest::SourceModel| match (&model.hub, &model.revision, &model.path) {
+            (Some(hub), Some(revision), _) => format!("{hub}@{revision}"),
+            (.., Some(path)) => path.to_string_lossy().into_owned(),
+            _ => String::new(),
+        };
+    let named: Vec<_> = manifest.models.iter().filter(|model| model.name.is_some()).collect();
+    if let [base] = &*manifest.models
+        && base.name.is_none()
+    {
+        let _ = writeln!(text, "base = {}", quoted(&spec(base)));
+    }
+    let recipe = &manifest.recipe;
+    let _ = writeln!(text, "layers = {}", quoted(&recipe.layers));
+    let keys = [
+        ("architecture", &recipe.architecture),
+        ("dtype", &recipe.dtype),
+        ("embeddings", &recipe.embeddings),
+        ("norm", &recipe.norm),
+        ("lm_head", &recipe.lm_head),
+    ];
+    for (key, value) in keys {
+        if let Some(value) = value {
+            let _ = writeln!(text, "{key} = {}", quoted(value));
+        }
+    }
+    let _ = writeln!(text, "max_shard_size = {}", recipe.max_shard_size);
+    if !named.is_empty() {
+        text.push_str("\n[models]\n");
+        for model in named {
+            let name = model.name.as_deref().unwrap_or_default();
+            let _ = writeln!(text, "{name} = {}", quoted(&spec(model)));
+        }
+    }
+    text
+}
+
+/// The licence and language entries of a card's front matter, as they stand there.
+fn kept_front_matter(card: &str) -> Vec<String> {
+    const KEPT: [&str; 4] = ["license", "license_name", "license_link", "language"];
+    let mut lines = card.trim_start_matches('\u{feff}').lines();
+    if lines.next().map(str::trim_end) != Some("---") {
+        return Vec::new();
+    }
+    let mut entries = Vec::new();
+    let mut keeping = false;
+    for line in lines.take_while(|line| line.trim_end() != "---") {
+        let is_key = !line.starts_with([' ', '\t', '-', '#']) && line.contains(':');
+        if is_key {
+            keeping = line.split(':').next().is_some_and(|key| KEPT.contains(&key.trim()));
+            if keeping {
+                entries.push(String::new());
+            }
+        }
+        if keeping && let Some(entry) = entries.last_mut() {
+            entry.push_str(line.trim_end());
+            entry.push('\n');
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn licence_and_language_are_kept_as_they_stand() {
+        let card = "---\ntags:\n- pretrained\nlicense: apache-2.0\nlanguage:\n- en\n- ko\n\
+                    pipeline_tag: text-generation\n---\n# Base\nlicense: not this\n";
+        assert_eq!(kept_front_matter(card), ["license: apache-2.0\n", "language:\n- en\n- ko\n"]);
+        assert!(kept_front_matter("# Base\n").is_empty());
+    }
+}

@@ -1,0 +1,244 @@
+//! The command line as it is typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use dus::blueprint::LayoutKind;
+use dus::movement::CopyMode;
+use dus::recipe::{Draft, Source};
+
+const EXAMPLES: &str = "\
+Examples:
+  dus demo                                          build and verify a tiny model
+  dus plan configs/solar-10.7b.toml --base ./Mistral-7B-v0.1
+  dus build ./Mistral-7B-v0.1 --layers 'dus(8)' --architecture llama --dtype float16 -o solar
+  dus verify solar
+
+Exit codes: 0 done; 1 the answer is no (verify); 2 it could not be done; 130 after ^C.";
+
+/// Builds depth up-scaled checkpoints as fast as the disk can copy
+#[derive(Parser, Debug)]
+#[command(name = "dus", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Draw what a build would make, and name everything that would stop it
+    Plan(PlanArgs),
+    /// Build an up-scaled model
+    Build(BuildArgs),
+    /// Compare every tensor of a build with its source
+    Verify(VerifyArgs),
+    /// Describe a model: parameters, types, bytes per layer
+    Inspect(InspectArgs),
+    /// Build and verify a 48-layer model from the tiny one in examples/
+    Demo(DemoArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or that of a command, in roff
+    Man {
+        /// The command
+        command: Option<String>,
+    },
+}
+
+/// What to build; each flag replaces the recipe's key of its name.
+#[derive(Args, Debug)]
+pub(crate) struct RecipeArgs {
+    /// A recipe (.toml), or a model: a folder or a hub id in the local cache
+    #[arg(value_name = "RECIPE|MODEL")]
+    pub(crate) recipe: Option<String>,
+    /// The model whose layers are copied
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// One of several models, by its name in the plan
+    #[arg(long, value_name = "NAME=MODEL", value_parser = named_model)]
+    model: Vec<(String, String)>,
+    /// Which layer of the base each new layer is, such as 'dus(8)' or '0..24 + 8..32'
+    #[arg(long, value_name = "PLAN", allow_hyphen_values = true)]
+    layers: Option<String>,
+    /// Write the config of another architecture: llama, for Mistral weights
+    #[arg(long, value_name = "NAME")]
+    architecture: Option<String>,
+    /// Cast floating-point tensors: float16, bfloat16 or float32 [default: as in the base]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<String>,
+    /// The most bytes of tensors in a shard, such as 5GB or 4GiB [default: 5GB]
+    #[arg(long, value_name = "SIZE")]
+    max_shard_size: Option<String>,
+    /// The model that gives the embeddings [default: that of the first layer]
+    #[arg(long, value_name = "NAME")]
+    embeddings: Option<String>,
+    /// The model that gives the final norm [default: that of the last layer]
+    #[arg(long, value_name = "NAME")]
+    norm: Option<String>,
+    /// The model that gives `lm_head` [default: that of the last layer]
+    #[arg(long, value_name = "NAME")]
+    lm_head: Option<String>,
+}
+
+impl RecipeArgs {
+    /// The flags as a draft; their paths are relative to the working directory.
+    pub(crate) fn flags(&self) -> Draft {
+        Draft {
+            base: self.base.clone().map(here),
+            models: self.model.iter().map(|(name, m)| (name.clone(), here(m.clone()))).collect(),
+            layers: self.layers.clone(),
+            architecture: self.architecture.clone(),
+            dtype: self.dtype.clone(),
+            max_shard_size: self.max_shard_size.clone(),
+            embeddings: self.embeddings.clone(),
+            norm: self.norm.clone(),
+            lm_head: self.lm_head.clone(),
+        }
+    }
+}
+
+/// A model that was named on the command line.
+pub(crate) fn here(spec: String) -> Source {
+    Source { spec, relative_to: PathBuf::new() }
+}
+
+fn named_model(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, model)) if dus::plan::is_model_name(name) && !model.is_empty() => {
+            Ok((name.to_owned(), model.to_owned()))
+        }
+        _ => Err("expected NAME=MODEL, with letters, digits and _ in the name".to_owned()),
+    }
+}
+
+/// How bytes get to the output.
+#[derive(Args, Debug)]
+pub(crate) struct MovementArgs {
+    /// How bytes move that stay as they are
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) copy: Copy,
+    /// How tensors are spread over files
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) shard_layout: Layout,
+    /// Replace what an earlier build left at the output
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default)]
+pub(crate) enum Copy {
+    /// Share extents where the file system can, else copy in the kernel, else read and write
+    #[default]
+    Auto,
+    /// Share extents; an error where nothing can be shared
+    Reflink,
+    /// Copy in the kernel, else read and write
+    Kernel,
+    /// Read and write
+    Stream,
+}
+
+impl From<Copy> for CopyMode {
+    fn from(copy: Copy) -> Self {
+        match copy {
+            Copy::Auto => Self::Auto,
+            Copy::Reflink => Self::Reflink,
+            Copy::Kernel => Self::Kernel,
+            Copy::Stream => Self::Stream,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default)]
+pub(crate) enum Layout {
+    /// By size, in state-dict order, as Hugging Face does
+    #[default]
+    Size,
+    /// So that nearly all blocks can be shared with the base's files
+    Source,
+}
+
+impl From<Layout> for LayoutKind {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Size => Self::Size,
+            Layout::Source => Self::Source,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Where the build would go [default: measures the disk of the working directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) movement: MovementArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// The folder to make
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) movement: MovementArgs,
+    /// Write values that are too large for the cast's type as infinity
+    #[arg(long)]
+    pub(crate) allow_overflow: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print errors only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// A folder that a build left
+    #[arg(value_name = "OUT")]
+    pub(crate) dir: PathBuf,
+    /// The base, if it is not where dus.json says
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
+    /// One of several models, likewise
+    #[arg(long, value_name = "NAME=MODEL", value_parser = named_model)]
+    pub(crate) model: Vec<(String, String)>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print differences and errors only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// A folder or a hub id in the local cache
+    pub(crate) model: String,
+    /// Read the weights, and list the layers that are equal
+    #[arg(long)]
+    pub(crate) duplicates: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// The folder to make; an earlier demo's is replaced
+    #[arg(short, long, value_name = "DIR", default_value = "tiny-solar")]
+    pub(crate) output: PathBuf,
+}

@@ -1,0 +1,56 @@
+//! `dus demo`: builds and verifies a 48-layer model from the tiny trained one in `examples/`.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use dus::blueprint::{Blueprint, LayoutKind};
+use dus::build::{self, Options};
+use dus::drawing;
+use dus::output::Output;
+use dus::recipe::Draft;
+use dus::verify::{self, Whereabouts};
+use dus::{Error, Result};
+
+use crate::report;
+use crate::terminal::{Terminal, print};
+
+const RECIPE: &str = "configs/tiny-solar.toml";
+const BASE: &str = "examples/tiny-mistral-32l";
+
+/// Builds the demo's model at `out`, and returns whether it proved equal to its source.
+pub(crate) fn run(out: &Path, terminal: &Terminal) -> Result<bool> {
+    let start = Instant::now();
+    let root = project_root()?;
+    let blueprint = Blueprint::new(Draft::read(&root.join(RECIPE))?.finish()?, LayoutKind::Size)?;
+    print(&format!("{}\n{}\n", blueprint.plan, drawing::draw(&blueprint.plan)))?;
+
+    let progress = terminal.progress(false);
+    let options = Options { force: true, ..Options::default() };
+    let built = build::build(&blueprint, Output::at(out)?, &options, &progress.watch())?;
+    terminal.clear();
+    let name = out.display().to_string();
+    print(&report::build(&blueprint, &built, &name, start.elapsed()))?;
+    let verdict = verify::verify(out, Whereabouts::default(), &progress.watch())?;
+    terminal.clear();
+    print(&report::verdict(&verdict, &name))?;
+    print(&format!(
+        "\nNext:\n  dus inspect {name} --duplicates    which layers are equal\n  \
+         dus plan {base} --layers 'repeat(12, 28)'    another plan, before it is built\n  \
+         transformers.AutoModelForCausalLM.from_pretrained({name:?})    it loads as it is\n",
+        base = root.join(BASE).display()
+    ))?;
+    Ok(verdict.differences.is_empty())
+}
+
+/// The nearest folder, from the working directory upwards, that holds the example and its recipe.
+fn project_root() -> Result<PathBuf> {
+    let here = std::env::current_dir().map_err(|source| Error::Io {
+        path: PathBuf::from("."),
+        doing: "resolved",
+        source,
+    })?;
+    let mut folders = here.ancestors();
+    let root = folders.find(|dir| dir.join(BASE).is_dir() && dir.join(RECIPE).is_file());
+    let Some(root) = root else { return Err(Error::NoExample { path: BASE, dir: here }) };
+    Ok(root.strip_prefix(&here).unwrap_or(root).to_owned())
+}

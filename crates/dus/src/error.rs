@@ -1,0 +1,421 @@
+//! Everything that can stop a build.
+
+use std::io;
+use std::path::PathBuf;
+
+use checkpoint::Dtype;
+
+use crate::arithmetic::UnsupportedDtype;
+use crate::plan::PlanError;
+use crate::settings::SettingError;
+use crate::size::Bytes;
+
+/// A `Result` whose error is this crate's.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What stops a build, naming file, tensor, key or place in the plan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model's files are wrong.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+
+    /// The plan is wrong.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+
+    /// The base's config cannot be made deeper.
+    #[error("{} cannot be made deeper", config.display())]
+    Setting {
+        /// The base's `config.json`.
+        config: PathBuf,
+        /// Which key, and why.
+        source: SettingError,
+    },
+
+    /// The operating system refused.
+    #[error("{} cannot be {doing}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as in "cannot be read".
+        doing: &'static str,
+        /// The operating system's word.
+        source: io::Error,
+    },
+
+    /// The caller asked to stop.
+    #[error("stopped")]
+    Cancelled,
+
+    /// A recipe that is not TOML, or has unknown keys or values of a wrong type.
+    #[error("{} is not a recipe", path.display())]
+    Recipe {
+        /// The recipe.
+        path: PathBuf,
+        /// The parser's word, with line and column.
+        source: Box<toml::de::Error>,
+    },
+
+    /// A mergekit file, which is not read yet.
+    #[error("{} looks like a mergekit YAML file, which is not supported yet", path.display())]
+    MergekitYaml {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A recipe without a key that it needs.
+    #[error("the recipe has no `{key}`")]
+    RecipeLacks {
+        /// The key.
+        key: &'static str,
+    },
+
+    /// A recipe with one base and several models.
+    #[error("the recipe has both `base` and `[models]`; one base needs no names")]
+    BaseAndModels,
+
+    /// A key with a value that it cannot have.
+    #[error("`{key}` is {value:?}, expected {expected}")]
+    RecipeValue {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+
+    /// A key that names a model which the recipe does not have.
+    #[error("`{key}` names the model {value:?}, but the recipe has {}", if known.is_empty() { "one base without a name" } else { known })]
+    UnknownModel {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// The models' names.
+        known: String,
+    },
+
+    /// Embeddings, norm or head made of several models, which no build makes yet.
+    #[error("`{key}` is {value:?}: `mix` is not built yet; name one model")]
+    MixedGlobals {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+
+    /// Layers made of several, which no build makes yet.
+    #[error("new layer {layer} is made of several (`mix`, `slerp`); such layers are not built yet")]
+    MadeLayer {
+        /// The new layer's number.
+        layer: usize,
+    },
+
+    /// A layer that the config promises and the weights lack.
+    #[error(
+        "`{prefix}.{layer}` is not in the weights, but the config promises {num_layers} layers"
+    )]
+    LayerMissing {
+        /// What stands before the layer number.
+        prefix: String,
+        /// The first layer that is missing.
+        layer: usize,
+        /// The config's layer count.
+        num_layers: usize,
+    },
+
+    /// A layer that the weights have and the config does not promise.
+    #[error(
+        "`{prefix}.{layer}` is in the weights, but the config promises {num_layers} layers only"
+    )]
+    LayerNotPromised {
+        /// What stands before the layer number.
+        prefix: String,
+        /// The first layer too many.
+        layer: usize,
+        /// The config's layer count.
+        num_layers: usize,
+    },
+
+    /// No tensor's name has a layer number that fits.
+    #[error("no tensors are numbered as the {num_layers} layers that the config promises")]
+    NoLayers {
+        /// The config's layer count.
+        num_layers: usize,
+    },
+
+    /// Several stacks of layers that could be meant.
+    #[error("`{prefixes}` each have the {num_layers} layers that the config promises")]
+    SeveralStacks {
+        /// What stands before their layer numbers.
+        prefixes: String,
+        /// The config's layer count.
+        num_layers: usize,
+    },
+
+    /// A tensor that every model of the family has.
+    #[error("`{tensor}` is missing in {}", dir.display())]
+    TensorMissing {
+        /// The tensor.
+        tensor: String,
+        /// The model's folder.
+        dir: PathBuf,
+    },
+
+    /// A tensor whose shape the config contradicts.
+    #[error("`{tensor}` in {} has shape {found:?}, but the config says {expected:?} ({keys})", file.display())]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// Its file.
+        file: PathBuf,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the config says.
+        expected: Vec<u64>,
+        /// The config's keys that say so.
+        keys: String,
+    },
+
+    /// Models whose layers have different names.
+    #[error(
+        "models are not alike: the layers of {first} are `{first_prefix}`, those of {other} `{other_prefix}`"
+    )]
+    UnlikeNames {
+        /// A model.
+        first: String,
+        /// What stands before its layer numbers.
+        first_prefix: String,
+        /// Another.
+        other: String,
+        /// What stands before its layer numbers.
+        other_prefix: String,
+    },
+
+    /// Models whose tensors have different shapes.
+    #[error(
+        "models are not alike: `{tensor}` has shape {found:?} in {other}, but {expected:?} in {first}"
+    )]
+    UnlikeShapes {
+        /// The tensor as it is called in `other`.
+        tensor: String,
+        /// A model.
+        first: String,
+        /// The shape there.
+        expected: Vec<usize>,
+        /// Another.
+        other: String,
+        /// The shape there.
+        found: Vec<usize>,
+    },
+
+    /// A cast of a model whose weights are quantised.
+    #[error("weights cannot be cast to {dtype}: `quantization_config` in {} says that they are quantised", config.display())]
+    CastOfQuantised {
+        /// The config.
+        config: PathBuf,
+        /// The type asked for.
+        dtype: Dtype,
+    },
+
+    /// A cast of 8-bit or smaller floats, which need their scales.
+    #[error("`{tensor}` cannot be cast from {from} to {to}: its scales stand elsewhere")]
+    CastOfSmallFloat {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        from: Dtype,
+        /// The type asked for.
+        to: Dtype,
+    },
+
+    /// An operation on a quantised tensor.
+    #[error("an operation matches `{tensor}`, which is quantised: `{mate}` is {dtype}")]
+    ChangeOfQuantised {
+        /// The tensor.
+        tensor: String,
+        /// The tensor beside it that shows so.
+        mate: String,
+        /// Its type.
+        dtype: Dtype,
+    },
+
+    /// An operation or a cast of a type that has no arithmetic here.
+    #[error("`{tensor}` cannot be computed")]
+    Unsupported {
+        /// The new tensor.
+        tensor: String,
+        /// Which type, and why.
+        source: UnsupportedDtype,
+    },
+
+    /// Values too large for the type that they are cast to.
+    #[error("{count} values are too large for {dtype} and would become infinite")]
+    Overflow {
+        /// How many.
+        count: u64,
+        /// The type that they do not fit.
+        dtype: &'static str,
+    },
+
+    /// An output that is the base, lies in it or holds it.
+    #[error("the output {} {how} the base {}", out.display(), base.display())]
+    OutputIsBase {
+        /// The output.
+        out: PathBuf,
+        /// "is", "lies in" or "holds".
+        how: &'static str,
+        /// The base.
+        base: PathBuf,
+    },
+
+    /// An output at which a file system is mounted.
+    #[error("the output {} is a mount point, which cannot be replaced as a whole", out.display())]
+    OutputIsMountPoint {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// An output that exists and is not a folder.
+    #[error("the output {} exists and is not a folder", out.display())]
+    OutputIsFile {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// An output folder with files in it.
+    #[error("the output {} is not empty", out.display())]
+    OutputNotEmpty {
+        /// The output.
+        out: PathBuf,
+        /// Whether an earlier build left it, so that it may be replaced.
+        is_build: bool,
+    },
+
+    /// A folder to be replaced that no build left.
+    #[error("the output {} has no dus.json: no build left it, so --force does not replace it", out.display())]
+    OutputIsForeign {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// Another process that builds at the same place.
+    #[error("another build is writing {}", partial.display())]
+    Busy {
+        /// The folder that it writes.
+        partial: PathBuf,
+    },
+
+    /// Too little room for the new files.
+    #[error("{} has {free} free, but the build needs {needed}", dir.display(), free = Bytes(*free), needed = Bytes(*needed))]
+    DiskFull {
+        /// The folder that the output goes to.
+        dir: PathBuf,
+        /// The bytes free there.
+        free: u64,
+        /// The bytes needed.
+        needed: u64,
+    },
+
+    /// Extents to be shared where that cannot be.
+    #[error("no blocks of {} can be shared with files in {}", source_file.display(), dir.display())]
+    CannotShare {
+        /// A source file.
+        source_file: PathBuf,
+        /// The folder that the output goes to.
+        dir: PathBuf,
+    },
+
+    /// Extents to be shared and no run whose blocks line up.
+    #[error("no blocks could be shared")]
+    NothingShared,
+
+    /// Files of the output that are not what was to be written.
+    #[error("the new {} is not what was written: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+
+    /// A folder that no build left.
+    #[error("{} is not a build: it has no dus.json", dir.display())]
+    NotABuild {
+        /// The folder.
+        dir: PathBuf,
+    },
+
+    /// A `dus.json` that does not say what it should.
+    #[error("{} cannot be understood", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// The parser's word.
+        source: serde_json::Error,
+    },
+
+    /// The demo's model is nowhere from here upwards.
+    #[error("{path} is neither in {} nor in a folder above it", dir.display())]
+    NoExample {
+        /// The example's path in the project.
+        path: &'static str,
+        /// The working directory.
+        dir: PathBuf,
+    },
+
+    /// A command that there is none of.
+    #[error("there is no command `{name}`")]
+    NoSuchCommand {
+        /// What was typed.
+        name: String,
+    },
+
+    /// A base that is not the one that a build was made from.
+    #[error("{} is not the base of this build: {what}", dir.display())]
+    OtherBase {
+        /// The base.
+        dir: PathBuf,
+        /// What differs.
+        what: String,
+    },
+}
+
+impl Error {
+    /// What the user can do about it, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Checkpoint(error) => return error.hint(),
+            Self::Setting { source, .. } => return source.hint().map(str::to_owned),
+            Self::RecipeLacks { key: "base" } => {
+                "give a recipe or a model, as in `dus build ./Mistral-7B-v0.1 --layers 'dus(8)' -o OUT`"
+                    .to_owned()
+            }
+            Self::RecipeLacks { key: "layers" } => {
+                "`--layers 'dus(8)'` makes SOLAR's plan of a base of 32 layers".to_owned()
+            }
+            Self::Overflow { .. } => {
+                "--allow-overflow writes them as infinity; bfloat16 has the range of float32".to_owned()
+            }
+            Self::OutputNotEmpty { is_build: true, .. } => {
+                "--force replaces what an earlier build left".to_owned()
+            }
+            Self::CannotShare { .. } => {
+                "base and output must lie on one file system with shared extents (XFS, btrfs); \
+                 `--copy auto` copies elsewhere"
+                    .to_owned()
+            }
+            Self::NothingShared => "`--shard-layout source` arranges files so that they share".to_owned(),
+            Self::TensorMissing { .. } | Self::LayerMissing { .. } => {
+                "the base looks incomplete; `dus inspect` lists what is there".to_owned()
+            }
+            Self::NoExample { .. } => "run it in a clone of the project".to_owned(),
+            Self::OtherBase { .. } => "--base PATH names the base where it is now".to_owned(),
+            _ => return None,
+        })
+    }
+}

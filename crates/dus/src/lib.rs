@@ -1,0 +1,39 @@
+//! Builds depth up-scaled checkpoints: copies a trained model's layers by a plan, byte for byte.
+//!
+//! A checkpoint is names, shapes and byte ranges, and a plan decides which old byte range each new
+//! name gets (Kim et al., "SOLAR 10.7B", arXiv 2312.15166). So nearly all of this crate decides, and
+//! little of it moves bytes. It knows no tensor library and no tokenizer. In reading order:
+//!
+//! - [`size`], [`plan`], [`recipe`]: what is asked for
+//! - [`settings`]: the config of the deeper model
+//! - [`arithmetic`]: casts and operations on blocks of elements
+//! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
+//! - [`anatomy`], [`splice`], [`shards`], [`blueprint`]: from headers to every byte of the new files
+//! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
+//! - `disk`, [`open_file`], [`movement`], `conversion`, [`output`]: the places that touch the world
+//! - [`mod@build`], [`verify`], [`inspect`]: the calls that users make
+
+pub mod anatomy;
+pub mod arithmetic;
+pub mod blueprint;
+pub mod build;
+pub mod card;
+mod conversion;
+mod disk;
+pub mod drawing;
+pub mod error;
+pub mod inspect;
+pub mod manifest;
+pub mod movement;
+pub mod open_file;
+pub mod output;
+pub mod plan;
+pub mod progress;
+pub mod recipe;
+pub mod settings;
+pub mod shards;
+pub mod size;
+pub mod splice;
+pub mod verify;
+
+pub use error::{Error, Result};

@@ -1,0 +1,367 @@
+//! How bytes get from the source files into the new ones.
+//!
+//! Runs are shared where the file system can, else copied in the kernel, else read and written;
+//! tensors that change are streamed in blocks through f32. Sources are walked in order with all new
+//! files open, so that each byte comes off the disk once, and memory stays the same for any model.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::arithmetic::CastReport;
+use crate::conversion::{self, BLOCK_BYTES, Conversion};
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::open_file::OpenFile;
+use crate::progress::Watch;
+use crate::shards::{Move, ShardLayout};
+use crate::splice::{Model, Splice};
+
+/// How bytes that stay as they are may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CopyMode {
+    /// Shared where possible, else copied in the kernel, else read and written.
+    #[default]
+    Auto,
+    /// Shared; an error where nothing can be.
+    Reflink,
+    /// Copied in the kernel, else read and written.
+    Kernel,
+    /// Read and written.
+    Stream,
+}
+
+/// How many bytes went which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Shared with the source's extents.
+    pub shared: u64,
+    /// Copied in the kernel.
+    pub kernel: u64,
+    /// Read and written as they are.
+    pub streamed: u64,
+    /// Computed: cast, scaled, zeroed or noised.
+    pub computed: u64,
+}
+
+/// Windows of the source that are copied to all their places before the next one is begun.
+const WINDOW_BYTES: u64 = 16 << 20;
+
+/// The length of a read and a write where the kernel does not copy: small enough for a core's own cache.
+const STREAM_BYTES: usize = 256 << 10;
+
+/// Workers use about 4 MiB each; more of them would not fit the promised memory.
+const MAX_WORKERS: usize = 8;
+
+/// Fills `shards`, whose headers are written and which have their final length.
+///
+/// `sources` are the weight files of each model, in the order of the checkpoint's.
+pub fn fill(
+    splice: &Splice,
+    models: &[Model],
+    layout: &ShardLayout,
+    sources: &[Vec<OpenFile>],
+    shards: &[OpenFile],
+    mode: CopyMode,
+    watch: &Watch,
+) -> Result<(Moved, CastReport)> {
+    let filling = Filling {
+        sources,
+        shards,
+        mode,
+        watch,
+        kernel: AtomicU64::new(0),
+        streamed: AtomicU64::new(0),
+    };
+    let mut moves = layout.moves(splice, models);
+    let mut ways = Moved::default();
+    if matches!(mode, CopyMode::Auto | CopyMode::Reflink) {
+        (moves, ways.shared) = filling.share(moves)?;
+        if mode == CopyMode::Reflink && ways.shared == 0 {
+            return Err(Error::NothingShared);
+        }
+    }
+    let conversions = conversion::list(splice, models, layout, sources, watch)?;
+    let mut tasks = windows(moves);
+    tasks.extend(blocks(&conversions, models));
+    tasks.sort_by_key(|task| (task.model, task.file, task.source.start));
+
+    let report = filling.work(&tasks, &conversions, models)?;
+    ways.kernel = filling.kernel.into_inner();
+    ways.streamed = filling.streamed.into_inner();
+    let bytes = |c: &Conversion| c.target_bytes() * c.targets.len() as u64;
+    ways.computed = conversions.iter().map(bytes).sum();
+    Ok((ways, report))
+}
+
+/// A stretch of a source file and what becomes of it.
+struct Task {
+    model: usize,
+    file: usize,
+    source: Range<u64>,
+    work: Work,
+}
+
+enum Work {
+    /// Pieces of it go to their places as they are.
+    Copy(Vec<Piece>),
+    /// It is a block of the conversion with this index.
+    Convert(usize),
+}
+
+/// A stretch of a source file, the shard that it goes to, and where in it.
+type Piece = (Range<u64>, usize, u64);
+
+/// Cuts moves into windows, each with all the places that parts of it go to.
+fn windows(moves: Vec<Move>) -> Vec<Task> {
+    let mut pieces: BTreeMap<(usize, usize, u64), Vec<Piece>> = BTreeMap::new();
+    for run in moves {
+        let mut begin = run.source.start;
+        while begin < run.source.end {
+            let window = begin / WINDOW_BYTES;
+            let end = run.source.end.min((window + 1) * WINDOW_BYTES);
+            let target = run.target + (begin - run.source.start);
+            pieces.entry((run.model, run.file, window)).or_default().push((
+                begin..end,
+                run.shard,
+                target,
+            ));
+            begin = end;
+        }
+    }
+    let mut tasks = Vec::new();
+    for ((model, file, _), pieces) in pieces {
+        let begin = pieces.iter().map(|(source, ..)| source.start).min().unwrap_or(0);
+        let end = pieces.iter().map(|(source, ..)| source.end).max().unwrap_or(0);
+        tasks.push(Task { model, file, source: begin..end, work: Work::Copy(pieces) });
+    }
+    tasks
+}
+
+/// Cuts conversions into blocks.
+fn blocks(conversions: &[Conversion], models: &[Model]) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    for (i, conversion) in conversions.iter().enumerate() {
+        let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
+        let mut begin = tensor.range.start;
+        while begin < tensor.range.end {
+            let end = tensor.range.end.min(begin + BLOCK_BYTES);
+            tasks.push(Task {
+                model: conversion.model,
+                file: tensor.file,
+                source: begin..end,
+                work: Work::Convert(i),
+            });
+            begin = end;
+        }
+    }
+    tasks
+}
+
+struct Filling<'a> {
+    sources: &'a [Vec<OpenFile>],
+    shards: &'a [OpenFile],
+    mode: CopyMode,
+    watch: &'a Watch<'a>,
+    kernel: AtomicU64,
+    streamed: AtomicU64,
+}
+
+impl Filling<'_> {
+    /// Shares what can be, and returns the moves that are left with the number of bytes shared.
+    fn share(&self, moves: Vec<Move>) -> Result<(Vec<Move>, u64)> {
+        let mut left = Vec::new();
+        let mut shared_bytes = 0;
+        for run in moves {
+            self.watch.check()?;
+            let whole = run.shareable();
+            let target = run.target + (whole.start - run.source.start);
+            let source = &self.sources[run.model][run.file];
+            let shard = &self.shards[run.shard];
+            if whole.is_empty() {
+                left.push(run);
+                continue;
+            }
+            match disk::share_range(&source.file, &whole, &shard.file, target) {
+                Ok(()) => {}
+                Err(error) if disk::is_unsupported(&error) => {
+                    left.push(run);
+                    continue;
+                }
+                Err(error) => return Err(shard.failed("written")(error)),
+            }
+            let bytes = whole.end - whole.start;
+            shared_bytes += bytes;
+            self.watch.moved(bytes);
+            let ends = [
+                (run.source.start..whole.start, run.target),
+                (whole.end..run.source.end, target + bytes),
+            ];
+            left.extend(
+                ends.into_iter()
+                    .filter(|(source, _)| !source.is_empty())
+                    .map(|(source, target)| Move { source, target, ..run.clone() }),
+            );
+        }
+        Ok((left, shared_bytes))
+    }
+
+    /// Works off the tasks, in their order, on several threads.
+    fn work(
+        &self,
+        tasks: &[Task],
+        conversions: &[Conversion],
+        models: &[Model],
+    ) -> Result<CastReport> {
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let outcome: Mutex<Result<CastReport>> = Mutex::new(Ok(CastReport::default()));
+        let computes = tasks.iter().any(|task| matches!(task.work, Work::Convert(_)));
+        let num_workers = num_workers(computes).min(tasks.len());
+
+        let worker = || {
+            let mut buffers = Buffers::default();
+            let mut report = CastReport::default();
+            let result = loop {
+                let t = next.fetch_add(1, Ordering::Relaxed);
+                let Some(task) = tasks.get(t) else { break Ok(()) };
+                if failed.load(Ordering::Relaxed) {
+                    break Ok(());
+                }
+                if let Some(soon) = tasks.get(t + num_workers) {
+                    disk::read_ahead(&self.sources[soon.model][soon.file].file, &soon.source);
+                }
+                let done = self.watch.check().and_then(|()| match &task.work {
+                    Work::Copy(pieces) => self.copy(task, pieces, &mut buffers),
+                    Work::Convert(i) => {
+                        report += self.convert(task, &conversions[*i], models, &mut buffers)?;
+                        Ok(())
+                    }
+                });
+                if let Err(error) = done {
+                    break Err(error);
+                }
+            };
+            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            match (result, &mut *outcome) {
+                (Ok(()), Ok(total)) => *total += report,
+                (Err(error), Ok(_)) => {
+                    failed.store(true, Ordering::Relaxed);
+                    *outcome = Err(error);
+                }
+                (_, Err(_)) => {}
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..num_workers {
+                scope.spawn(worker);
+            }
+            worker();
+        });
+        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn copy(&self, task: &Task, pieces: &[Piece], buffers: &mut Buffers) -> Result<()> {
+        let source = &self.sources[task.model][task.file];
+        for (range, shard, target) in pieces {
+            let shard = &self.shards[*shard];
+            let (mut range, mut target) = (range.clone(), *target);
+            if self.mode != CopyMode::Stream {
+                let copied = copy_in_kernel(source, &range, shard, target)?;
+                self.kernel.fetch_add(copied, Ordering::Relaxed);
+                self.watch.moved(copied);
+                range.start += copied;
+                target += copied;
+            }
+            while !range.is_empty() {
+                let length = STREAM_BYTES.min((range.end - range.start) as usize);
+                let bytes = buffers.source(length);
+                source.read_exact_at(bytes, range.start)?;
+                shard.write_all_at(bytes, target)?;
+                self.streamed.fetch_add(length as u64, Ordering::Relaxed);
+                self.watch.moved(length as u64);
+                range.start += length as u64;
+                target += length as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn convert(
+        &self,
+        task: &Task,
+        conversion: &Conversion,
+        models: &[Model],
+        buffers: &mut Buffers,
+    ) -> Result<CastReport> {
+        let source = &self.sources[task.model][task.file];
+        let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
+        let offset = task.source.start - tensor.range.start;
+        let (first, length) = conversion.block(offset, task.source.end - task.source.start);
+        let target_offset = first * conversion.target_element_bytes();
+        let (bytes, result) = buffers.both((task.source.end - task.source.start) as usize, length);
+        source.read_exact_at(bytes, task.source.start)?;
+        let mut report = CastReport::default();
+        let once = conversion.apply(bytes, first, result);
+        for &(shard, target) in &conversion.targets {
+            let shard = &self.shards[shard];
+            shard.write_all_at(result, target + target_offset)?;
+            self.watch.moved(length as u64);
+            report += once;
+        }
+        Ok(report)
+    }
+}
+
+/// Copies in the kernel until it will not, and returns how many bytes it did.
+fn copy_in_kernel(
+    source: &OpenFile,
+    range: &Range<u64>,
+    shard: &OpenFile,
+    target: u64,
+) -> Result<u64> {
+    let mut copied = 0;
+    while range.start + copied < range.end {
+        let rest = range.start + copied..range.end;
+        match disk::copy_range(&source.file, &rest, &shard.file, target + copied) {
+            // Nothing copied before the end: some file systems say so instead of an error.
+            Ok(0) => break,
+            Ok(bytes) => copied += bytes,
+            Err(error) if disk::is_unsupported(&error) => break,
+            Err(error) => return Err(shard.failed("written")(error)),
+        }
+    }
+    Ok(copied)
+}
+
+/// One worker copies as fast as the disk does; arithmetic takes all cores.
+fn num_workers(computes: bool) -> usize {
+    if !computes {
+        return 1;
+    }
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS)
+}
+
+/// A worker's memory, kept from task to task.
+#[derive(Default)]
+struct Buffers {
+    source: Vec<u8>,
+    target: Vec<u8>,
+}
+
+impl Buffers {
+    fn source(&mut self, length: usize) -> &mut [u8] {
+        self.both(length, 0).0
+    }
+
+    fn both(&mut self, source: usize, target: usize) -> (&mut [u8], &mut [u8]) {
+        if self.source.len() < source {
+            self.source.resize(source, 0);
+        }
+        if self.target.len() < target {
+            self.target.resize(target, 0);
+        }
+        (&mut self.source[..source], &mut self.target[..target])
+    }
+}

@@ -1,0 +1,52 @@
+//! How a long call tells what it does, and hears that it should stop.
+
+use crate::error::{Error, Result};
+
+/// What a long call is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It begins with this many bytes to move or compare.
+    Begin {
+        /// What is done with them, as in "copying".
+        doing: &'static str,
+        /// How many.
+        bytes: u64,
+    },
+    /// It is through with this many more bytes.
+    Done(u64),
+    /// It waits for the disk to have everything.
+    Syncing,
+}
+
+/// A caller's eyes on a long call, from any thread.
+#[derive(Clone, Copy)]
+pub struct Watch<'a> {
+    /// Hears of progress.
+    pub progress: &'a (dyn Fn(Progress) + Sync),
+    /// Says whether to stop.
+    pub is_cancelled: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Watch<'_> {
+    /// A watch that nobody looks through.
+    #[must_use]
+    pub fn nobody() -> Watch<'static> {
+        Watch { progress: &|_| {}, is_cancelled: &|| false }
+    }
+
+    /// An error if the caller wants to stop.
+    pub fn check(&self) -> Result<()> {
+        if (self.is_cancelled)() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Tells that `bytes` more are done.
+    pub(crate) fn moved(&self, bytes: u64) {
+        (self.progress)(Progress::Done(bytes));
+    }
+}
+
+impl std::fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}

@@ -1,0 +1,272 @@
+//! What the commands print: text for people, one JSON object for machines.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use dus::blueprint::{Blueprint, LayoutKind};
+use dus::build::{Built, Room};
+use dus::drawing;
+use dus::inspect::Description;
+use dus::movement::Moved;
+use dus::size::{Bytes, Count};
+use dus::verify::Verdict;
+use serde_json::{Value, json};
+
+/// What `plan` says: the layers drawn, then what the files will be.
+pub(crate) fn plan(blueprint: &Blueprint, room: &Room) -> String {
+    let plan = &blueprint.plan;
+    let splice = &blueprint.splice;
+    let models: Vec<String> = blueprint
+        .models
+        .iter()
+        .map(|model| {
+            let dir = model.checkpoint.dir().display();
+            let layers = model.anatomy.num_layers();
+            match &model.name {
+                Some(name) => format!("{name} = {dir}, {layers} layers"),
+                None => format!("{dir}, {layers} layers"),
+            }
+        })
+        .collect();
+    let mut text = format!("{}\n\n{}\n", models.join("\n"), drawing::draw(plan));
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<11} {value}");
+    };
+    let num_new = plan.layers().iter().filter(|layer| layer.is_new).count();
+    row("plan", &plan.to_string());
+    row("layers", &format!("{}, of which {num_new} are new", plan.num_layers()));
+    row("jumps", &format!("J = {}, the largest is {}", plan.discrepancy(), plan.largest_jump()));
+    row("parameters", &Count(splice.num_parameters()).to_string());
+    let accounts = splice.accounts;
+    row(
+        "tensors",
+        &format!(
+            "{}, {} bytes; of the sources', {} copied once, {} repeated, {} dropped",
+            splice.tensors.len(),
+            Count(splice.bytes()),
+            accounts.copied,
+            accounts.repeated,
+            accounts.dropped
+        ),
+    );
+    let shards = &blueprint.layout.shards;
+    let sizes: Vec<String> = shards.iter().map(|shard| Bytes(shard.bytes()).to_string()).collect();
+    row("shards", &format!("{}: {}", shards.len(), sizes.join(", ")));
+    row("disk", &format!("{} needed, {} free", Bytes(room.needed), Bytes(room.free)));
+    let kind = blueprint.layout_kind;
+    let can =
+        if room.can_share { "can be shared" } else { "could be shared, but not on this disk" };
+    row(
+        "sharing",
+        &format!(
+            "{} {can} (--shard-layout {}: {})",
+            Bytes(blueprint.shareable_bytes(kind)),
+            kind.other().name(),
+            Bytes(blueprint.shareable_bytes(kind.other()))
+        ),
+    );
+    let unused: Vec<String> = plan
+        .unused()
+        .iter()
+        .map(|unused| match &plan.models()[unused.model].name {
+            Some(name) => format!("{name}:{}", unused.layer),
+            None => unused.layer.to_string(),
+        })
+        .collect();
+    if !unused.is_empty() {
+        row("unused", &format!("source layers {}", unused.join(", ")));
+    }
+    row(
+        "function",
+        match splice.function_preserving {
+            Some(true) => "preserved: the added layers are the identity",
+            Some(false) => "changed until trained",
+            None => "not known for this family",
+        },
+    );
+    text
+}
+
+/// `plan` as JSON.
+pub(crate) fn plan_json(blueprint: &Blueprint, room: &Room, obstacles: &[String]) -> Value {
+    let plan = &blueprint.plan;
+    let unused: Vec<Value> = plan
+        .unused()
+        .iter()
+        .map(|unused| json!({ "model": plan.models()[unused.model].name, "layer": unused.layer }))
+        .collect();
+    let shards: Vec<Value> = blueprint
+        .layout
+        .shards
+        .iter()
+        .map(|shard| {
+            let tensor_bytes = shard.bytes() - shard.header.len() as u64;
+            json!({ "name": shard.name, "bytes": shard.bytes(), "tensor_bytes": tensor_bytes })
+        })
+        .collect();
+    json!({
+        "plan": plan.to_string(),
+        "num_hidden_layers": plan.num_layers(),
+        "layers": dus::manifest::layers(blueprint),
+        "discrepancy": plan.discrepancy(),
+        "largest_jump": plan.largest_jump(),
+        "unused_layers": unused,
+        "function_preserving": blueprint.splice.function_preserving,
+        "num_parameters": blueprint.splice.num_parameters(),
+        "num_tensors": blueprint.splice.tensors.len(),
+        "bytes": blueprint.splice.bytes(),
+        "shards": shards,
+        "shareable_bytes": {
+            "size": blueprint.shareable_bytes(LayoutKind::Size),
+            "source": blueprint.shareable_bytes(LayoutKind::Source),
+        },
+        "can_share": room.can_share,
+        "needed_bytes": room.needed,
+        "free_bytes": room.free,
+        "notes": blueprint.notes(),
+        "obstacles": obstacles,
+    })
+}
+
+/// What `build` says when it is done.
+pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Duration) -> String {
+    let bytes = blueprint.splice.bytes();
+    let rate = bytes as f64 / 1e9 / time.as_secs_f64();
+    let mut text = format!(
+        "{out}: {} layers, {} parameters, {} in {:.2} s ({rate:.2} GB/s)\n",
+        blueprint.plan.num_layers(),
+        Count(blueprint.splice.num_parameters()),
+        Bytes(bytes),
+        time.as_secs_f64()
+    );
+    let Moved { shared, kernel, streamed, computed } = built.moved;
+    let ways = [
+        (shared, "shared"),
+        (kernel, "copied in the kernel"),
+        (streamed, "read and written"),
+        (computed, "computed"),
+    ];
+    let ways: Vec<String> = ways
+        .iter()
+        .filter(|(bytes, _)| *bytes > 0)
+        .map(|(bytes, way)| format!("{} {way}", Bytes(*bytes)))
+        .collect();
+    let other = blueprint.layout_kind.other();
+    let _ = writeln!(
+        text,
+        "{}; --shard-layout {} could share {}",
+        ways.join(", "),
+        other.name(),
+        Bytes(blueprint.shareable_bytes(other))
+    );
+    if built.cast.lossy > 0 || built.cast.overflowed > 0 {
+        let _ = writeln!(
+            text,
+            "{} values lost bits in the cast ({} of them became zero), {} became infinite",
+            Count(built.cast.lossy),
+            Count(built.cast.flushed),
+            Count(built.cast.overflowed)
+        );
+    }
+    text
+}
+
+/// `build` as JSON.
+pub(crate) fn build_json(blueprint: &Blueprint, built: &Built, out: &str, time: Duration) -> Value {
+    let Moved { shared, kernel, streamed, computed } = built.moved;
+    let other = blueprint.layout_kind.other();
+    json!({
+        "output": out,
+        "num_hidden_layers": blueprint.plan.num_layers(),
+        "num_parameters": blueprint.splice.num_parameters(),
+        "num_tensors": blueprint.splice.tensors.len(),
+        "num_shards": blueprint.layout.shards.len(),
+        "bytes": blueprint.splice.bytes(),
+        "seconds": time.as_secs_f64(),
+        "shared_bytes": shared,
+        "kernel_bytes": kernel,
+        "streamed_bytes": streamed,
+        "computed_bytes": computed,
+        "shard_layout": blueprint.layout_kind.name(),
+        "other_layout_shareable_bytes": blueprint.shareable_bytes(other),
+        "cast": {
+            "lossy": built.cast.lossy,
+            "flushed": built.cast.flushed,
+            "overflowed": built.cast.overflowed,
+        },
+        "notes": blueprint.notes(),
+    })
+}
+
+/// What `verify` says.
+pub(crate) fn verdict(verdict: &Verdict, out: &str) -> String {
+    if verdict.differences.is_empty() {
+        return format!(
+            "{out}: all {} tensors ({}) are as they were built\n",
+            verdict.num_tensors,
+            Bytes(verdict.bytes)
+        );
+    }
+    let mut text = format!("{out}: {} differences\n", verdict.differences.len());
+    for difference in &verdict.differences {
+        let _ = writeln!(text, "  {difference}");
+    }
+    text
+}
+
+/// What `inspect` says.
+pub(crate) fn description(
+    description: &Description,
+    dir: &str,
+    duplicates: Option<&[Vec<usize>]>,
+) -> String {
+    let mut text = format!("{dir}\n\n");
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<24} {value}");
+    };
+    if !description.architectures.is_empty() {
+        row("architectures", &description.architectures.join(", "));
+    }
+    row("model_type", description.model_type.as_deref().unwrap_or("not given"));
+    row("num_hidden_layers", &description.num_hidden_layers.to_string());
+    for (key, value) in &description.config {
+        row(key, &value.to_string());
+    }
+    row("parameters", &Count(description.num_parameters).to_string());
+    let types = description.bytes_by_dtype.iter();
+    let types: Vec<String> = types.map(|(dtype, b)| format!("{} {dtype}", Bytes(*b))).collect();
+    row("tensors", &format!("{}: {}", description.num_tensors, types.join(", ")));
+    row("outside the layers", &Bytes(description.global_bytes).to_string());
+    for (layers, bytes) in runs(&description.bytes_by_layer) {
+        let name = format!("{}.{layers}", description.layer_prefix);
+        row(&name, &format!("{} each", Bytes(bytes)));
+    }
+    for (name, bytes) in &description.files {
+        row(name, &Bytes(*bytes).to_string());
+    }
+    if let Some(groups) = duplicates {
+        let groups: Vec<String> = groups
+            .iter()
+            .map(|g| g.iter().map(usize::to_string).collect::<Vec<_>>().join(" = "))
+            .collect();
+        row("equal layers", if groups.is_empty() { "none" } else { &groups[0] });
+        for group in groups.iter().skip(1) {
+            row("", group);
+        }
+    }
+    text
+}
+
+/// Neighbouring layers of one size, as ranges.
+fn runs(bytes_by_layer: &[u64]) -> Vec<(String, u64)> {
+    let mut runs: Vec<(std::ops::Range<usize>, u64)> = Vec::new();
+    for (layer, &bytes) in bytes_by_layer.iter().enumerate() {
+        match runs.last_mut() {
+            Some((layers, last)) if *last == bytes => layers.end = layer + 1,
+            _ => runs.push((layer..layer + 1, bytes)),
+        }
+    }
+    runs.into_iter()
+        .map(|(layers, bytes)| (format!("{}..{}", layers.start, layers.end), bytes))
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! The terminal: output, errors, progress bars and signals.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dus::progress::{Progress, Watch};
+use dus::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// The terminal, with the signal that asked to stop, if one did.
+pub(crate) struct Terminal {
+    signal: Arc<AtomicUsize>,
+    bar: ProgressBar,
+}
+
+impl Terminal {
+    /// Begins to listen for ^C and SIGTERM.
+    pub(crate) fn new() -> io::Result<Self> {
+        let signal = Arc::new(AtomicUsize::new(0));
+        for number in [SIGINT, SIGTERM] {
+            let value = usize::try_from(number).map_err(io::Error::other)?;
+            signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
+        }
+        // Shown on stderr, and only where that is a terminal.
+        let bar = ProgressBar::no_length();
+        bar.set_style(
+            ProgressStyle::with_template(
+                "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
+                 {decimal_bytes_per_sec} {eta} left",
+            )
+            .map_err(io::Error::other)?,
+        );
+        Ok(Self { signal, bar })
+    }
+
+    /// The signal that asked to stop.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        let signal = self.signal.load(Ordering::Relaxed);
+        (signal != 0).then(|| u8::try_from(signal).unwrap_or(u8::MAX))
+    }
+
+    /// Shows progress from now on, unless `quiet`.
+    pub(crate) fn progress(&self, quiet: bool) -> Shown {
+        let (bar, signal) = (self.bar.clone(), Arc::clone(&self.signal));
+        Shown {
+            on_progress: Box::new(move |progress| match progress {
+                _ if quiet => {}
+                Progress::Begin { doing, bytes } => {
+                    bar.reset();
+                    bar.set_length(bytes);
+                    bar.set_message(doing);
+                }
+                Progress::Done(bytes) => bar.inc(bytes),
+                Progress::Syncing => bar.set_message("syncing"),
+            }),
+            is_cancelled: Box::new(move || signal.load(Ordering::Relaxed) != 0),
+        }
+    }
+
+    /// Takes the progress bar away.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Progress that is shown, and heeds signals.
+pub(crate) struct Shown {
+    on_progress: Box<dyn Fn(Progress) + Sync>,
+    is_cancelled: Box<dyn Fn() -> bool + Sync>,
+}
+
+impl Shown {
+    pub(crate) fn watch(&self) -> Watch<'_> {
+        Watch { progress: &*self.on_progress, is_cancelled: &*self.is_cancelled }
+    }
+}
+
+/// Allows as many open files as the system lets this process have: all shards are open at once.
+pub(crate) fn raise_open_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it is refused, a build of many shards says which file could not be opened.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Prints to stdout.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(stdout_error)
+}
+
+/// An error of stdout.
+pub(crate) fn stdout_error(source: io::Error) -> Error {
+    Error::Io { path: PathBuf::from("standard output"), doing: "written", source }
+}
+
+/// Whether whoever read our output has gone.
+pub(crate) fn is_broken_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Prints notes to stderr.
+pub(crate) fn notes(notes: &[String]) {
+    for note in notes {
+        to_stderr(&format!("note: {note}\n"));
+    }
+}
+
+/// Prints an error, its causes and a hint to stderr.
+pub(crate) fn report_error(what: &str, error: &dyn std::error::Error, hint: Option<String>) {
+    let mut text = format!("error: {what}\n");
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let lines = error.to_string().trim_end().replace('\n', "\n    ");
+        let _ = writeln!(text, "  caused by: {lines}");
+        cause = error.source();
+    }
+    if let Some(hint) = hint {
+        let _ = write!(text, "\nhint: {hint}\n");
+    }
+    to_stderr(&text);
+}
+
+/// An error and its causes in one line.
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn to_stderr(text: &str) {
+    // Where stderr is gone there is nobody to tell.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}

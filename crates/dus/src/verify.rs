@@ -1,0 +1,267 @@
+//! Proves a build: every tensor is compared with its source, or computed again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use checkpoint::Checkpoint;
+use rayon::prelude::*;
+
+use crate::arithmetic::Transform;
+use crate::blueprint::{Blueprint, LayoutKind};
+use crate::conversion::{self, BLOCK_BYTES};
+use crate::error::{Error, Result};
+use crate::manifest::{Manifest, SourceFile};
+use crate::open_file::{OpenFile, open_files};
+use crate::progress::{Progress, Watch};
+use crate::recipe::{Draft, Recipe, Source};
+use crate::splice::{Model, NewTensor};
+
+/// What a comparison found.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// The tensors compared.
+    pub num_tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is not as it was built: a line for each thing, in order of names.
+    pub differences: Vec<String>,
+}
+
+/// Where the models are, if not where `dus.json` says.
+#[derive(Debug, Clone, Default)]
+pub struct Whereabouts {
+    /// The base.
+    pub base: Option<Source>,
+    /// Models by name.
+    pub models: Vec<(String, Source)>,
+}
+
+/// Compares the build in `dir` with the models that it was made from.
+///
+/// An error means that the comparison could not be made; differences are in the verdict.
+pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Verdict> {
+    let manifest = Manifest::read(dir)?;
+    let real = dir.canonicalize().map_err(|source| Error::Io {
+        path: dir.to_owned(),
+        doing: "resolved",
+        source,
+    })?;
+    let flags = Draft { base: whereabouts.base, models: whereabouts.models, ..Draft::default() };
+    let recipe: Recipe = manifest.draft(&real).replaced_by(flags).finish()?;
+    let blueprint = Blueprint::new(recipe, LayoutKind::Size)?;
+    check_base(&manifest, &blueprint)?;
+
+    let mut differences = Vec::new();
+    let built = match Checkpoint::open(dir) {
+        Ok(built) => built,
+        Err(error) => {
+            differences.push(error_line(&error));
+            return Ok(Verdict { num_tensors: 0, bytes: 0, differences });
+        }
+    };
+    differences.extend(config_differences(&blueprint, &built));
+    let planned: BTreeSet<&str> = blueprint.splice.tensors.iter().map(|t| &*t.name).collect();
+    let unplanned = built.tensors().iter().filter(|tensor| !planned.contains(&*tensor.name));
+    differences.extend(unplanned.map(|tensor| format!("`{}` should not be there", tensor.name)));
+
+    let comparison = Comparison::new(&blueprint, &built, watch)?;
+    let (num_tensors, bytes) = (comparison.pairs.len(), comparison.bytes());
+    differences.extend(comparison.missing.iter().cloned());
+    differences.extend(comparison.run()?);
+    differences.sort();
+    Ok(Verdict { num_tensors, bytes, differences })
+}
+
+/// An error and its causes in one line.
+fn error_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
+}
+
+/// Refuses a base whose files are not those that the build was made from.
+fn check_base(manifest: &Manifest, blueprint: &Blueprint) -> Result<()> {
+    for (then, now) in manifest.models.iter().zip(&blueprint.models) {
+        let files: Vec<SourceFile> = now
+            .checkpoint
+            .files()
+            .iter()
+            .map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes })
+            .collect();
+        if files != then.files {
+            let differing = then.files.iter().find(|file| !files.contains(file));
+            let what = match differing {
+                Some(file) => format!("{} had {} bytes", file.name, file.bytes),
+                None => "it has more files".to_owned(),
+            };
+            return Err(Error::OtherBase { dir: now.checkpoint.dir().to_owned(), what });
+        }
+    }
+    Ok(())
+}
+
+/// The keys of the config that are not as the build wrote them.
+fn config_differences(blueprint: &Blueprint, built: &Checkpoint) -> Vec<String> {
+    let Ok(deepened) = &blueprint.config else {
+        return vec!["config.json cannot be derived from the base's".to_owned()];
+    };
+    let (expected, found) = (&deepened.config, built.config());
+    let keys: BTreeSet<&str> = expected.keys().chain(found.keys()).collect();
+    let shown = |value: Option<serde_json::Value>| {
+        value.map_or("absent".to_owned(), |value| value.to_string())
+    };
+    keys.into_iter()
+        .filter(|key| expected.get(key) != found.get(key))
+        .map(|key| {
+            let (expected, found) = (shown(expected.get(key)), shown(found.get(key)));
+            format!("`{key}` in config.json is {found}, built as {expected}")
+        })
+        .collect()
+}
+
+/// The tensors of a build beside their sources.
+struct Comparison<'a> {
+    blueprint: &'a Blueprint,
+    built: &'a Checkpoint,
+    watch: &'a Watch<'a>,
+    sources: Vec<Vec<OpenFile>>,
+    targets: Vec<OpenFile>,
+    pairs: Vec<Pair<'a>>,
+    missing: Vec<String>,
+}
+
+struct Pair<'a> {
+    new: &'a NewTensor,
+    source: &'a checkpoint::Tensor,
+    target: &'a checkpoint::Tensor,
+    /// How the target is computed; `None` where the bytes are the source's.
+    transform: Option<Transform>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(blueprint: &'a Blueprint, built: &'a Checkpoint, watch: &'a Watch<'a>) -> Result<Self> {
+        let open = |model: &Model| open_files(&model.checkpoint);
+        let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let targets = open_files(built)?;
+        let (mut pairs, mut missing) = (Vec::new(), Vec::new());
+        for new in &blueprint.splice.tensors {
+            let model: &Model = &blueprint.models[new.model];
+            let source = &model.checkpoint.tensors()[new.source];
+            match built.tensor(&new.name) {
+                None => missing.push(format!("`{}` is missing", new.name)),
+                Some(target) if target.dtype != new.dtype || target.shape != new.shape => {
+                    missing.push(format!(
+                        "`{}` is {} of {:?}, built as {} of {:?}",
+                        new.name, target.dtype, target.shape, new.dtype, new.shape
+                    ));
+                }
+                Some(target) => {
+                    let transform = match new.change {
+                        None => None,
+                        Some(_) => {
+                            Some(conversion::transform(new, &blueprint.models, &sources, watch)?)
+                        }
+                    };
+                    pairs.push(Pair { new, source, target, transform });
+                }
+            }
+        }
+        Ok(Self { blueprint, built, watch, sources, targets, pairs, missing })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.pairs.iter().map(|pair| pair.target.bytes()).sum()
+    }
+
+    /// Compares block by block, on all cores, in the order of the sources' bytes.
+    fn run(&self) -> Result<Vec<String>> {
+        (self.watch.progress)(Progress::Begin { doing: "verifying", bytes: self.bytes() });
+        let mut blocks: Vec<(&Pair, Range<u64>)> = Vec::new();
+        for pair in &self.pairs {
+            let mut begin = 0;
+            while begin < pair.source.bytes() {
+                let end = pair.source.bytes().min(begin + BLOCK_BYTES);
+                blocks.push((pair, begin..end));
+                begin = end;
+            }
+        }
+        blocks.sort_by_key(|(pair, block)| {
+            (pair.new.model, pair.source.file, pair.source.range.start + block.start)
+        });
+        let first_difference: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
+        blocks.par_iter().try_for_each_init(Vec::new, |buffers, (pair, block)| {
+            self.watch.check()?;
+            if let Some(at) = self.compare(pair, block, buffers)? {
+                let mut all = first_difference.lock().unwrap_or_else(PoisonError::into_inner);
+                let first = all.entry(&pair.new.name).or_insert(at);
+                *first = at.min(*first);
+            }
+            Ok::<_, Error>(())
+        })?;
+        let differences = first_difference.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let line = |(name, at): (&str, u64)| {
+            let pair = self.pairs.iter().find(|pair| pair.new.name == name);
+            let pair = pair.expect("only compared tensors are reported");
+            let dir = self.blueprint.models[pair.new.model].checkpoint.dir();
+            let how = if pair.transform.is_some() { "what is computed from " } else { "" };
+            format!(
+                "`{name}` differs from {how}`{}` of {}, first at byte {at}",
+                pair.source.name,
+                dir.display()
+            )
+        };
+        Ok(differences.into_iter().map(line).collect())
+    }
+
+    /// The first byte of the new tensor in which a block differs.
+    fn compare(
+        &self,
+        pair: &Pair,
+        block: &Range<u64>,
+        buffers: &mut Vec<u8>,
+    ) -> Result<Option<u64>> {
+        let source = &self.sources[pair.new.model][pair.source.file];
+        let target = &self.targets[pair.target.file];
+        let source_bytes = (block.end - block.start) as usize;
+        let (first, begin, target_bytes) = match &pair.transform {
+            None => (0, block.start, source_bytes),
+            Some(transform) => {
+                let first = block.start / transform.source_width() as u64;
+                let width = transform.target_width();
+                (first, first * width as u64, source_bytes / transform.source_width() * width)
+            }
+        };
+        let computed_bytes = if pair.transform.is_some() { target_bytes } else { 0 };
+        buffers.resize(source_bytes + target_bytes + computed_bytes, 0);
+        let (from, rest) = buffers.split_at_mut(source_bytes);
+        let (found, computed) = rest.split_at_mut(target_bytes);
+        source.read_exact_at(from, pair.source.range.start + block.start)?;
+        target.read_exact_at(found, pair.target.range.start + begin)?;
+        let expected = match &pair.transform {
+            None => &*from,
+            Some(transform) => {
+                transform.apply(from, first, computed);
+                &*computed
+            }
+        };
+        self.watch.moved(target_bytes as u64);
+        if expected == found {
+            return Ok(None);
+        }
+        let differing = expected.iter().zip(&*found).position(|(a, b)| a != b);
+        Ok(differing.map(|at| begin + at as u64))
+    }
+}
+
+impl std::fmt::Debug for Comparison<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Comparison of {}", self.built.dir().display())
+    }
+}
