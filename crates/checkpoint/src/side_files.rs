@@ -59,13 +59,20 @@ const OWN: &[&str] =
 /// Lists the files beside the weights in `dir`, sorted by name, following links.
 pub fn list(dir: &Path) -> Result<SideFiles> {
     let mut files = SideFiles::default();
-    walk(dir, Path::new(""), &mut files)?;
+    walk(dir, Path::new(""), &mut Vec::new(), &mut files)?;
     files.kept.sort_by(|a, b| a.name.cmp(&b.name));
     files.adapters.sort();
     Ok(files)
 }
 
-fn walk(dir: &Path, inside: &Path, files: &mut SideFiles) -> Result<()> {
+/// Lists `dir`, which is `inside` of the model's folder; `above` are the real folders that lead there.
+fn walk(dir: &Path, inside: &Path, above: &mut Vec<PathBuf>, files: &mut SideFiles) -> Result<()> {
+    let real = dir.canonicalize().map_err(|e| Error::io(dir, "resolved", e))?;
+    if above.contains(&real) {
+        // A link back to a folder that it stands in: all of it is listed already.
+        return Ok(());
+    }
+    above.push(real);
     for entry in dir.read_dir().map_err(|e| Error::io(dir, "listed", e))? {
         let entry = entry.map_err(|e| Error::io(dir, "listed", e))?;
         let file_name = entry.file_name();
@@ -74,8 +81,10 @@ fn walk(dir: &Path, inside: &Path, files: &mut SideFiles) -> Result<()> {
         let name = inside.join(&file_name);
         let kind = path.metadata().map_err(|e| Error::io(&path, "read", e))?;
         if kind.is_dir() {
-            if !SKIPPED_FOLDERS.contains(&&*text) && !path.join("adapter_config.json").exists() {
-                walk(&path, &name, files)?;
+            if path.join("adapter_config.json").exists() {
+                files.adapters.push(name);
+            } else if !SKIPPED_FOLDERS.contains(&&*text) {
+                walk(&path, &name, above, files)?;
             }
         } else if text.starts_with("adapter_") {
             files.adapters.push(name);
@@ -89,6 +98,7 @@ fn walk(dir: &Path, inside: &Path, files: &mut SideFiles) -> Result<()> {
             files.kept.push(SideFile { name, path, bytes: kind.len() });
         }
     }
+    above.pop();
     Ok(())
 }
 

@@ -81,6 +81,9 @@ impl Blueprint {
             .collect();
         let plan = recipe.layers.resolve(&depths)?;
         let globals = globals(&recipe, &plan)?;
+        if models.iter().any(|model| model.anatomy.family.is_none()) && !globals.is_one_model() {
+            return Err(Error::UnknownGlobals);
+        }
         let donor = globals.embeddings;
         let dtype = recipe.dtype.map(super::recipe::TensorType::dtype);
         let splice = Splice::new(&models, &plan, globals, dtype)?;
@@ -148,9 +151,8 @@ impl Blueprint {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.config.as_ref().map(|config| config.notes.clone()).unwrap_or_default();
-        if let Some(note) = self.head_note() {
-            notes.push(note);
-        }
+        notes.extend(self.head_note());
+        notes.extend(self.prediction_note());
         for adapter in &self.side_files.adapters {
             notes.push(format!(
                 "{} is an adapter and is left out: a loader would attach it",
@@ -171,6 +173,19 @@ impl Blueprint {
             ));
         }
         notes
+    }
+
+    /// Where the config promises blocks behind the last layer that are not there.
+    fn prediction_note(&self) -> Option<String> {
+        const KEY: &str = "num_nextn_predict_layers";
+        let model = &self.models[self.donor];
+        let promised = model.checkpoint.config().get(KEY)?.as_u64()?;
+        let found = model.anatomy.behind.len() as u64;
+        (promised > found).then(|| {
+            format!(
+                "`{KEY}` is {promised}, but the weights have {found} such blocks; none is invented"
+            )
+        })
     }
 
     /// Where a flag for tied embeddings and the head in the files contradict each other.

@@ -20,7 +20,7 @@ use crate::open_file::{OpenFile, open_files};
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
 use crate::settings;
-use crate::splice::Model;
+use crate::splice::{Model, NewTensor};
 
 /// How a build is carried out; nothing here changes a tensor's bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,8 +56,11 @@ pub struct Room {
 /// The file in which `ModelOpt` names the layers that it left alone.
 const QUANT_CONFIG: &str = "hf_quant_config.json";
 
-/// Room for config, index, card and manifest, and for the file system's own records of files.
+/// Room for config, card and manifest, and for the file system's own records of files.
 const SMALL_FILES_BYTES: u64 = 1 << 20;
+
+/// Room for a tensor's line in the index, beside its name.
+const INDEX_LINE_BYTES: u64 = 64;
 
 /// Measures the room for a build in the folder `dir`.
 pub fn room(blueprint: &Blueprint, dir: &Path, copy: CopyMode) -> Result<Room> {
@@ -70,19 +73,16 @@ pub fn room(blueprint: &Blueprint, dir: &Path, copy: CopyMode) -> Result<Room> {
     } else {
         0
     };
-    let needed = blueprint.layout.bytes() + side_bytes + SMALL_FILES_BYTES - shared;
+    let line = |tensor: &NewTensor| tensor.name.len() as u64 + INDEX_LINE_BYTES;
+    let small_bytes = SMALL_FILES_BYTES + blueprint.splice.tensors.iter().map(line).sum::<u64>();
+    let needed = blueprint.layout.bytes() + side_bytes + small_bytes - shared;
     Ok(Room { needed, free, can_share })
 }
 
 /// Whether files in `dir` can share blocks with all weight files.
 fn can_share(blueprint: &Blueprint, dir: &Path) -> Result<bool> {
-    for model in &blueprint.models {
-        let Some(file) = model.checkpoint.files().first() else { continue };
-        let source = File::open(&file.path).map_err(|source| Error::Io {
-            path: file.path.clone(),
-            doing: "opened",
-            source,
-        })?;
+    for file in blueprint.models.iter().flat_map(|model| model.checkpoint.files()) {
+        let source = OpenFile::open(file.path.clone())?.file;
         // A folder that cannot be written is found when it is, with a better word for it.
         if !disk::can_share(&source, dir).unwrap_or(false) {
             return Ok(false);

@@ -107,6 +107,10 @@ pub enum Error {
         value: String,
     },
 
+    /// Tensors outside the layers from several models, of which it is not known what they are.
+    #[error("which tensors are embeddings, norm and head is not known for this family")]
+    UnknownGlobals,
+
     /// Layers made of several, which no build makes yet.
     #[error("new layer {layer} is made of several (`mix`, `slerp`); such layers are not built yet")]
     MadeLayer {
@@ -412,6 +416,9 @@ impl Error {
             Self::NothingShared => "`--shard-layout source` arranges files so that they share".to_owned(),
             Self::TensorMissing { .. } | Self::LayerMissing { .. } => {
                 "the base looks incomplete; `dus inspect` lists what is there".to_owned()
+            }
+            Self::UnknownGlobals => {
+                "`embeddings`, `norm` and `lm_head` must name one model, which gives them all".to_owned()
             }
             Self::NoExample { .. } => "run it in a clone of the project".to_owned(),
             Self::OtherBase { .. } => "--base PATH names the base where it is now".to_owned(),

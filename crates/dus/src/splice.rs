@@ -33,6 +33,14 @@ pub struct Globals {
     pub lm_head: usize,
 }
 
+impl Globals {
+    /// Whether one model gives them all.
+    #[must_use]
+    pub fn is_one_model(self) -> bool {
+        self.embeddings == self.norm && self.norm == self.lm_head
+    }
+}
+
 /// The new model's tensors, in state-dict order.
 #[derive(Debug)]
 pub struct Splice {
