@@ -22,10 +22,12 @@ pub enum Error {
     },
 
     /// Nothing stands at the path.
-    #[error("{spec} does not exist")]
+    #[error("{spec} does not exist{}", looked_for(spec, path))]
     NoSuchPath {
         /// The path as it was given.
         spec: String,
+        /// Where it was looked for.
+        path: PathBuf,
     },
 
     /// Neither a path nor something of the form `owner/name`.
@@ -313,4 +315,9 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+/// Where a path was looked for, if that is not how it was given.
+fn looked_for(spec: &str, path: &Path) -> String {
+    if path == Path::new(spec) { String::new() } else { format!(": looked for {}", path.display()) }
 }

@@ -18,6 +18,8 @@ pub struct Family {
     pub layer: &'static [Tensor],
     /// The tensors behind the layers, in state-dict order.
     pub after: &'static [Tensor],
+    /// Whether `head_dim` is `hidden_size / num_attention_heads` where the config does not give it.
+    pub derives_head_dim: bool,
     /// The last matrix of each residual branch: where these are zero, a layer is the identity.
     pub branch_ends: &'static [&'static str],
 }
@@ -42,28 +44,34 @@ pub enum Dim {
     Intermediate,
     /// `vocab_size`.
     Vocab,
-    /// `head_dim`, by default `hidden_size / num_attention_heads`.
+    /// `head_dim`, in most families by default `hidden_size / num_attention_heads`.
     Head,
     /// `num_attention_heads × head_dim`.
     Queries,
-    /// `num_key_value_heads × head_dim`; by default there are as many as attention heads.
+    /// `num_key_value_heads × head_dim`.
     KeysValues,
 }
 
 impl Dim {
-    /// The size that `config` gives to this dimension; `None` where it does not say.
+    /// The size that `config`, of a model of `family`, gives to this dimension.
+    ///
+    /// `None` where it does not say: loaders then have defaults of their own.
     #[must_use]
-    pub fn size(self, config: &Object) -> Option<u64> {
+    pub fn size(self, config: &Object, family: &Family) -> Option<u64> {
         let key = |key: &str| config.get(key)?.as_u64();
         let heads = || key("num_attention_heads");
-        let head = || key("head_dim").or_else(|| key("hidden_size")?.checked_div(heads()?));
+        let derived = || {
+            let whole = family.derives_head_dim.then(|| key("hidden_size"))??;
+            whole.checked_div(heads()?)
+        };
+        let head = || key("head_dim").or_else(derived);
         match self {
             Self::Hidden => key("hidden_size"),
             Self::Intermediate => key("intermediate_size"),
             Self::Vocab => key("vocab_size"),
             Self::Head => head(),
             Self::Queries => heads()?.checked_mul(head()?),
-            Self::KeysValues => key("num_key_value_heads").or_else(heads)?.checked_mul(head()?),
+            Self::KeysValues => key("num_key_value_heads")?.checked_mul(head()?),
         }
     }
 
@@ -89,9 +97,9 @@ const fn optional(name: &'static str, shape: &'static [Dim]) -> Tensor {
     Tensor { name, shape, required: false }
 }
 
-/// Llama and what kept its names: Mistral, Qwen2 (biases on q, k, v) and Qwen3 (norms on q and k).
+/// Llama and what kept its names: Mistral, and Qwen2 with biases on q, k and v.
 const LLAMA: Family = Family {
-    model_types: &["llama", "mistral", "qwen2", "qwen3"],
+    model_types: &["llama", "mistral", "qwen2"],
     layers: "model.layers",
     before: &[required("model.embed_tokens.weight", &[Dim::Vocab, Dim::Hidden])],
     layer: &[
@@ -118,10 +126,14 @@ const LLAMA: Family = Family {
         required("model.norm.weight", &[Dim::Hidden]),
         optional("lm_head.weight", &[Dim::Vocab, Dim::Hidden]),
     ],
+    derives_head_dim: true,
     branch_ends: &["o_proj", "down_proj"],
 };
 
-const FAMILIES: &[Family] = &[LLAMA];
+/// Qwen3: Llama's names, norms on q and k, and heads of a size of their own.
+const QWEN3: Family = Family { model_types: &["qwen3"], derives_head_dim: false, ..LLAMA };
+
+const FAMILIES: &[Family] = &[LLAMA, QWEN3];
 
 impl Family {
     /// The family that `config` names by its `model_type`.

@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use safetensors::Dtype;
-use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::header;
@@ -173,7 +172,7 @@ pub fn read_object(path: &Path) -> Result<Object> {
 fn read_config(dir: &Path) -> Result<Object> {
     let path = dir.join(CONFIG);
     if path.symlink_metadata().is_err() {
-        return Err(Error::NoSuchPath { spec: path.display().to_string() });
+        return Err(Error::NoSuchPath { spec: path.display().to_string(), path });
     }
     read_object(&path)
 }
@@ -218,11 +217,6 @@ fn named_by_config(dir: &Path, config: &Object) -> Result<Option<Weights>> {
     }))
 }
 
-#[derive(Deserialize)]
-struct RawIndex {
-    weight_map: Entries<String>,
-}
-
 impl Weights {
     /// The files, and the file that an index gives to each tensor.
     fn files(self, dir: &Path) -> Result<(Vec<WeightFile>, BTreeMap<String, String>)> {
@@ -231,20 +225,16 @@ impl Weights {
                 Ok((vec![weight_file(dir, &name, &dir.join(CONFIG))?], BTreeMap::new()))
             }
             Self::Index(path) => {
-                let index: RawIndex = {
-                    let object = read_object(&path)?;
-                    let key = |found: String| Error::Key {
-                        path: path.clone(),
-                        key: "weight_map".to_owned(),
-                        expected: "an object of tensor names and file names",
-                        found,
-                    };
-                    let weight_map = object.read("weight_map");
-                    let weight_map = weight_map.ok_or_else(|| key("absent".to_owned()))?;
-                    let weight_map = weight_map.map_err(|e| key(format!("broken ({e})")))?;
-                    RawIndex { weight_map }
+                let key = |found: String| Error::Key {
+                    path: path.clone(),
+                    key: "weight_map".to_owned(),
+                    expected: "an object of tensor names and file names",
+                    found,
                 };
-                let expected: BTreeMap<String, String> = index.weight_map.0.into_iter().collect();
+                let weight_map = read_object(&path)?.read("weight_map");
+                let weight_map = weight_map.ok_or_else(|| key("absent".to_owned()))?;
+                let Entries(weight_map) = weight_map.map_err(|e| key(format!("broken ({e})")))?;
+                let expected: BTreeMap<String, String> = weight_map.into_iter().collect();
                 let names: BTreeSet<&String> = expected.values().collect();
                 for name in &names {
                     stays_inside(&path, name)?;
@@ -292,17 +282,16 @@ fn without_weights(dir: &Path) -> Result<Error> {
     let find = |wanted: &dyn Fn(&str) -> bool| names.iter().find(|name| wanted(name)).cloned();
     let dir = dir.to_owned();
     let ends = |name: &str, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-    Ok(if let Some(file) = find(&|name| name.starts_with("consolidated")) {
+    let is_shard = |name: &str| name.starts_with("model-") && name.ends_with(".safetensors");
+    Ok(if let Some(shard) = find(&is_shard) {
+        Error::NoIndex { dir, shard }
+    } else if let Some(file) = find(&|name| name.starts_with("consolidated")) {
         Error::Consolidated { dir, file }
     } else if find(&|name| name == "adapter_config.json").is_some() {
         let config = read_object(&dir.join("adapter_config.json"))?;
         let base = config.get("base_model_name_or_path");
         let base = base.as_ref().and_then(|base| base.as_str()).unwrap_or("not named").to_owned();
         Error::AdapterOnly { dir, base }
-    } else if let Some(shard) =
-        find(&|name| name.starts_with("model-") && name.ends_with(".safetensors"))
-    {
-        Error::NoIndex { dir, shard }
     } else if let Some(file) =
         find(&|name| ends(name, &[".bin", ".pth", ".pt", ".ckpt", ".bin.index.json"]))
     {

@@ -37,7 +37,7 @@ pub fn locate(spec: &str, relative_to: &Path) -> Result<Location> {
         || !spec.contains('/')
         || file_like.iter().any(|end| spec.ends_with(end))
     {
-        return Err(Error::NoSuchPath { spec: spec.to_owned() });
+        return Err(Error::NoSuchPath { spec: spec.to_owned(), path });
     }
     let (repo, revision) = spec.split_once('@').unwrap_or((spec, "main"));
     let plain = |name: &str| {

@@ -52,9 +52,18 @@ const WEIGHTS: &[&str] = &[
 /// Ends of the names of pictures and films, which no loader reads.
 const PICTURES: &[&str] = &["png", "jpg", "jpeg", "gif", "webp", "svg", "pdf", "mp4"];
 
+/// How the names of an adapter's files begin.
+const ADAPTER: &str = "adapter_";
+
 /// What describes this model and not one made from it.
-const OWN: &[&str] =
-    &["config.json", "README.md", "dus.json", "mergekit_config.yml", ".gitattributes"];
+const OWN: &[&str] = &[
+    "config.json",
+    "README.md",
+    "dus.json",
+    "mergekit_config.yml",
+    "params.json",
+    ".gitattributes",
+];
 
 /// Lists the files beside the weights in `dir`, sorted by name, following links.
 pub fn list(dir: &Path) -> Result<SideFiles> {
@@ -79,17 +88,24 @@ fn walk(dir: &Path, inside: &Path, above: &mut Vec<PathBuf>, files: &mut SideFil
         let text = file_name.to_string_lossy();
         let path = entry.path();
         let name = inside.join(&file_name);
+        // A weight may be a link to a file that was never fetched: it is not asked for.
+        if is_weight(&text) && !path.is_dir() {
+            if text.starts_with(ADAPTER) {
+                files.adapters.push(name);
+            }
+            continue;
+        }
         let kind = path.metadata().map_err(|e| Error::io(&path, "read", e))?;
         if kind.is_dir() {
             if path.join("adapter_config.json").exists() {
                 files.adapters.push(name);
-            } else if !SKIPPED_FOLDERS.contains(&&*text) {
+            } else if !SKIPPED_FOLDERS.contains(&&*text) && !is_checkpoint(&path) {
                 walk(&path, &name, above, files)?;
             }
-        } else if text.starts_with("adapter_") {
+        } else if text.starts_with(ADAPTER) {
             files.adapters.push(name);
-        } else if is_weight(&text) || (inside.as_os_str().is_empty() && OWN.contains(&&*text)) {
-            // Moved by the splice, or written anew.
+        } else if inside.as_os_str().is_empty() && OWN.contains(&&*text) {
+            // Written anew, or of this model only.
         } else {
             if !kind.is_file() {
                 return Err(Error::NotAFile { path });
@@ -119,6 +135,13 @@ fn refuse_lfs_pointer(path: &Path, bytes: u64) -> Result<()> {
         // What cannot be read is found when it is copied.
         _ => Ok(()),
     }
+}
+
+/// Whether the folder at `path` is a model of its own, as training leaves them beside the last one.
+fn is_checkpoint(path: &Path) -> bool {
+    ["trainer_state.json", "model.safetensors", "model.safetensors.index.json"]
+        .iter()
+        .any(|name| path.join(name).exists())
 }
 
 fn is_weight(name: &str) -> bool {

@@ -19,7 +19,7 @@ pub struct Anatomy {
     pub prefix: String,
     /// The tensors of each layer.
     pub layers: Vec<Vec<LayerTensor>>,
-    /// Blocks behind the last layer that the config promises (`num_nextn_predict_layers`).
+    /// Blocks behind the last layer that the config promises, which predict further tokens.
     pub behind: Vec<Vec<LayerTensor>>,
     /// The tensors before the layers, in state-dict order, as indices into the checkpoint's.
     pub before: Vec<usize>,
@@ -44,8 +44,7 @@ impl Anatomy {
         let config = checkpoint.config();
         let (_, num_layers) = settings::num_layers(config)
             .map_err(|source| Error::Setting { config: checkpoint.config_path(), source })?;
-        let num_behind = config.get("num_nextn_predict_layers").and_then(|v| v.as_u64());
-        let num_behind = num_behind.unwrap_or(0) as usize;
+        let num_behind = settings::num_prediction_layers(config);
         let family = Family::of(config);
         let stacks = stacks(checkpoint.tensors());
         let prefix = main_stack(&stacks, family, num_layers)?;
@@ -132,7 +131,19 @@ fn main_stack(
     num_layers: usize,
 ) -> Result<String> {
     if let Some(family) = family {
-        return Ok(family.layers.to_owned());
+        // Another stack of the same depth goes by layer too, and the table does not know how.
+        let is_as_deep = |found: &BTreeSet<usize>| {
+            found.len() == num_layers && found.last() == Some(&(num_layers - 1))
+        };
+        let other =
+            stacks.iter().find(|(prefix, found)| **prefix != family.layers && is_as_deep(found));
+        return match other {
+            None => Ok(family.layers.to_owned()),
+            Some((other, _)) => Err(Error::SeveralStacks {
+                prefixes: format!("{}`, `{other}", family.layers),
+                num_layers,
+            }),
+        };
     }
     if let [(prefix, _)] = *stacks.iter().collect::<Vec<_>>() {
         return Ok((*prefix).to_owned());
@@ -162,7 +173,7 @@ fn check_shapes(
     let check = |table: &[family::Tensor], name: &str, tensor: &Tensor| {
         let Some(known) = table.iter().find(|known| known.name == name) else { return Ok(()) };
         let sizes: Option<Vec<u64>> =
-            known.shape.iter().map(|dim| dim.size(checkpoint.config())).collect();
+            known.shape.iter().map(|dim| dim.size(checkpoint.config(), family)).collect();
         let Some(expected) = sizes else { return Ok(()) };
         if tensor.shape.iter().map(|&dim| dim as u64).eq(expected.iter().copied()) {
             return Ok(());

@@ -12,7 +12,7 @@ use checkpoint::side_files::SideFiles;
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
 use crate::plan::{LayerPlan, ModelDepth, PlannedLayer};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, TensorType};
 use crate::settings::{self, Changes, Deepened, Depth, SettingError};
 use crate::shards::{self, ShardLayout};
 use crate::splice::{Globals, Model, Splice};
@@ -28,6 +28,15 @@ pub enum LayoutKind {
 }
 
 impl LayoutKind {
+    /// The other layout.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Size => Self::Source,
+            Self::Source => Self::Size,
+        }
+    }
+
     /// Its name on the command line and in `dus.json`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -85,11 +94,11 @@ impl Blueprint {
             return Err(Error::UnknownGlobals);
         }
         let donor = globals.embeddings;
-        let dtype = recipe.dtype.map(super::recipe::TensorType::dtype);
+        let dtype = recipe.dtype.map(TensorType::dtype);
         let splice = Splice::new(&models, &plan, globals, dtype)?;
         let changes = Changes {
             architecture: recipe.architecture,
-            dtype: recipe.dtype.map(super::recipe::TensorType::name),
+            dtype: recipe.dtype.map(TensorType::name),
         };
         let config = with_depth(&models, &plan, donor, |depth| settings::deepen(depth, &changes));
         let side_files = models[donor].checkpoint.side_files()?;
@@ -159,32 +168,32 @@ impl Blueprint {
                 adapter.display()
             ));
         }
-        let mut dtypes: Vec<String> = Vec::new();
-        for model in &self.models {
-            let dtype = model.checkpoint.tensors()[model.anatomy.layers[0][0].tensor].dtype;
-            dtypes.push(format!("{} is {dtype}", model.name.as_deref().unwrap_or("the base")));
-        }
-        let kinds: std::collections::BTreeSet<_> =
-            dtypes.iter().map(|text| text.rsplit(' ').next()).collect();
-        if kinds.len() > 1 && self.recipe.dtype.is_none() {
-            notes.push(format!(
-                "the models' types differ ({}); `dtype` makes them one",
-                dtypes.join(", ")
-            ));
-        }
+        notes.extend(self.dtype_note());
         notes
     }
 
     /// Where the config promises blocks behind the last layer that are not there.
     fn prediction_note(&self) -> Option<String> {
-        const KEY: &str = "num_nextn_predict_layers";
         let model = &self.models[self.donor];
-        let promised = model.checkpoint.config().get(KEY)?.as_u64()?;
-        let found = model.anatomy.behind.len() as u64;
+        let (key, promised) = settings::prediction_layers(model.checkpoint.config())?;
+        let found = model.anatomy.behind.len();
         (promised > found).then(|| {
             format!(
-                "`{KEY}` is {promised}, but the weights have {found} such blocks; none is invented"
+                "`{key}` is {promised}, but the weights have {found} such blocks; none is invented"
             )
+        })
+    }
+
+    /// Where models of several types are mixed.
+    fn dtype_note(&self) -> Option<String> {
+        let first =
+            |model: &Model| model.checkpoint.tensors()[model.anatomy.layers[0][0].tensor].dtype;
+        let unlike = self.models.iter().any(|model| first(model) != first(&self.models[0]));
+        let dtypes: Vec<String> = (self.models.iter())
+            .map(|model| format!("{} is {}", model.label(), first(model)))
+            .collect();
+        (unlike && self.recipe.dtype.is_none()).then(|| {
+            format!("the models' types differ ({}); `dtype` makes them one", dtypes.join(", "))
         })
     }
 
@@ -200,8 +209,8 @@ impl Blueprint {
                 "`tie_word_embeddings` is true, but there is an lm_head.weight; it is kept as stored"
                     .to_owned(),
             ),
-            (Some(false), false) => Some(
-                "`tie_word_embeddings` is false, but there is no lm_head.weight; none is invented"
+            (Some(false) | None, false) => Some(
+                "`tie_word_embeddings` is not true, but there is no lm_head.weight; none is invented"
                     .to_owned(),
             ),
             _ => None,
@@ -248,9 +257,10 @@ fn with_depth<T>(
     f: impl FnOnce(&Depth) -> T,
 ) -> T {
     let configs: Vec<_> = models.iter().map(|model| model.checkpoint.config()).collect();
+    let names: Vec<_> = models.iter().map(Model::label).collect();
     let pairs = |layer: &PlannedLayer| {
         layer.sources().iter().map(|source| (source.model, source.layer)).collect()
     };
     let layers: Vec<Vec<(usize, usize)>> = plan.layers().iter().map(pairs).collect();
-    f(&Depth { configs: &configs, donor, layers: &layers })
+    f(&Depth { configs: &configs, names: &names, donor, layers: &layers })
 }

@@ -10,15 +10,16 @@ use checkpoint::json::Object;
 use serde_json::json;
 
 use crate::arithmetic::CastReport;
-use crate::blueprint::{Blueprint, LayoutKind};
+use crate::blueprint::Blueprint;
 use crate::card;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::manifest::{self, Manifest};
-use crate::movement::{self, CopyMode, Moved};
+use crate::movement::{self, CopyMode, Filled, Moved};
 use crate::open_file::{OpenFile, open_files};
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
+use crate::recipe::TensorType;
 use crate::settings;
 use crate::splice::{Model, NewTensor};
 
@@ -69,7 +70,7 @@ pub fn room(blueprint: &Blueprint, dir: &Path, copy: CopyMode) -> Result<Room> {
     let can_share = can_share(blueprint, dir)?;
     let side_bytes: u64 = blueprint.side_files.kept.iter().map(|file| file.bytes).sum();
     let shared = if can_share && matches!(copy, CopyMode::Auto | CopyMode::Reflink) {
-        blueprint.layout.shareable_bytes(&blueprint.splice, &blueprint.models)
+        shareable_bytes(blueprint)
     } else {
         0
     };
@@ -77,6 +78,10 @@ pub fn room(blueprint: &Blueprint, dir: &Path, copy: CopyMode) -> Result<Room> {
     let small_bytes = SMALL_FILES_BYTES + blueprint.splice.tensors.iter().map(line).sum::<u64>();
     let needed = blueprint.layout.bytes() + side_bytes + small_bytes - shared;
     Ok(Room { needed, free, can_share })
+}
+
+fn shareable_bytes(blueprint: &Blueprint) -> u64 {
+    blueprint.layout.shareable_bytes(&blueprint.splice, &blueprint.models)
 }
 
 /// Whether files in `dir` can share blocks with all weight files.
@@ -96,6 +101,11 @@ fn can_share(blueprint: &Blueprint, dir: &Path) -> Result<bool> {
 pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<Error> {
     let sources: Vec<_> = blueprint.sources().collect();
     let mut obstacles = out.obstacles(&sources, options.force);
+    obstacles.extend(Manifest::new(blueprint, out.path()).err());
+    let dir = out.existing_ancestor();
+    if let Err(source) = disk::is_writable(dir) {
+        obstacles.push(Error::Io { path: dir.to_owned(), doing: "written into", source });
+    }
     obstacles.extend(obstacles_anywhere(blueprint, out.existing_ancestor(), options));
     obstacles
 }
@@ -112,6 +122,9 @@ pub fn obstacles_anywhere(blueprint: &Blueprint, dir: &Path, options: &Options) 
         Ok(room) if options.copy == CopyMode::Reflink && !room.can_share => {
             let source_file = blueprint.models[0].checkpoint.files()[0].path.clone();
             obstacles.push(Error::CannotShare { source_file, dir: dir.to_owned() });
+        }
+        Ok(_) if options.copy == CopyMode::Reflink && shareable_bytes(blueprint) == 0 => {
+            obstacles.push(Error::NothingShared);
         }
         Ok(Room { needed, free, .. }) if needed > free => {
             obstacles.push(Error::DiskFull { dir: dir.to_owned(), free, needed });
@@ -134,7 +147,7 @@ pub fn build(
     if let Some(obstacle) = obstacles(blueprint, &out, options).into_iter().next() {
         return Err(obstacle);
     }
-    let manifest = Manifest::new(blueprint, out.path());
+    let manifest = Manifest::new(blueprint, out.path())?;
     let title = out.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     let open = |model: &Model| open_files(&model.checkpoint);
     let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -142,8 +155,7 @@ pub fn build(
     let partial = Partial::create(out)?;
     let dir = partial.dir();
     let shards = create_shards(blueprint, dir)?;
-    (watch.progress)(Progress::Begin { doing: "building", bytes: blueprint.splice.bytes() });
-    let (moved, cast) = movement::fill(
+    let Filled { moved, cast, overflow_in } = movement::fill(
         &blueprint.splice,
         &blueprint.models,
         &blueprint.layout,
@@ -152,18 +164,16 @@ pub fn build(
         options.copy,
         watch,
     )?;
-    if cast.overflowed > 0 && !options.allow_overflow {
-        let dtype = blueprint.recipe.dtype.map_or("the base's type", |dtype| dtype.name());
-        return Err(Error::Overflow { count: cast.overflowed, dtype });
+    if let Some(tensor) = overflow_in.filter(|_| !options.allow_overflow) {
+        let dtype = blueprint.recipe.dtype.map_or("its type", TensorType::name);
+        return Err(Error::Overflow { count: cast.overflowed, tensor, dtype });
     }
     write_index(blueprint, dir)?;
     write_config(blueprint, dir)?;
     copy_side_files(blueprint, dir)?;
     let manifest_text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain JSON");
     write_file(dir, manifest::FILE, format!("{manifest_text}\n").as_bytes())?;
-    let base_card =
-        fs::read_to_string(blueprint.models[blueprint.donor].checkpoint.dir().join("README.md"));
-    let card = card::write(blueprint, &manifest, &title, base_card.ok().as_deref());
+    let card = card::write(blueprint, &manifest, &title, &base_card(blueprint)?);
     write_file(dir, "README.md", card.as_bytes())?;
 
     (watch.progress)(Progress::Syncing);
@@ -175,6 +185,17 @@ pub fn build(
     watch.check()?;
     partial.commit()?;
     Ok(Built { moved, cast })
+}
+
+/// The base's own card; empty where it has none.
+fn base_card(blueprint: &Blueprint) -> Result<String> {
+    let path = blueprint.models[blueprint.donor].checkpoint.dir().join("README.md");
+    match fs::read(&path) {
+        // A stray byte in it must not lose the licence.
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(Error::Io { path, doing: "read", source }),
+    }
 }
 
 /// Creates the shards at their final length, with their headers.
@@ -281,16 +302,5 @@ fn check(blueprint: &Blueprint, dir: &Path) -> Result<()> {
         Ok((_, num_layers)) if num_layers == blueprint.plan.num_layers() => Ok(()),
         Ok((key, found)) => Err(damaged(format!("`{key}` is {found}"))),
         Err(source) => Err(Error::Setting { config: written.config_path(), source }),
-    }
-}
-
-impl LayoutKind {
-    /// The other layout.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Size => Self::Source,
-            Self::Source => Self::Size,
-        }
     }
 }

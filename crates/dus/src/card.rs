@@ -2,21 +2,16 @@
 
 use std::fmt::Write as _;
 
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, LayoutKind};
 use crate::drawing;
 use crate::manifest::Manifest;
 use crate::size::Count;
 
-/// Writes the card of a build of `blueprint`; `base_card` is the base's own, if it has one.
+/// Writes the card of a build of `blueprint`; `base_card` is the base's own.
 ///
 /// The base's licence and language are kept; the rest of its card describes the base.
 #[must_use]
-pub fn write(
-    blueprint: &Blueprint,
-    manifest: &Manifest,
-    title: &str,
-    base_card: Option<&str>,
-) -> String {
+pub fn write(blueprint: &Blueprint, manifest: &Manifest, title: &str, base_card: &str) -> String {
     let mut card = String::from("---\n");
     let bases: Vec<String> = manifest.models.iter().filter_map(|m| m.hub.clone()).collect();
     if !bases.is_empty() {
@@ -25,7 +20,7 @@ pub fn write(
             let _ = writeln!(card, "- {base}");
         }
     }
-    for entry in kept_front_matter(base_card.unwrap_or_default()) {
+    for entry in kept_front_matter(base_card) {
         card.push_str(&entry);
     }
     card.push_str("library_name: transformers\ntags:\n- depth-up-scaling\n---\n\n");
@@ -46,7 +41,15 @@ pub fn write(
     }
     card.push_str("\n## How to make it again\n\n```toml\n");
     card.push_str(&recipe_text(manifest));
-    card.push_str("```\n\n`dus build RECIPE.toml -o OUT` builds it, `dus verify OUT` compares every tensor with its source.\n");
+    let layout = match blueprint.layout_kind {
+        LayoutKind::Size => "",
+        LayoutKind::Source => " --shard-layout source",
+    };
+    let _ = writeln!(
+        card,
+        "```\n\n`dus build recipe.toml{layout} -o OUT` builds it from these lines, saved in this folder; \
+         `dus verify`\non this folder compares every tensor with its source."
+    );
     card
 }
 
@@ -57,7 +60,7 @@ fn recipe_text(manifest: &Manifest) -> String {
     let spec =
         |model: &crate::manifest::SourceModel| match (&model.hub, &model.revision, &model.path) {
             (Some(hub), Some(revision), _) => format!("{hub}@{revision}"),
-            (.., Some(path)) => path.to_string_lossy().into_owned(),
+            (.., Some(path)) => path.clone(),
             _ => String::new(),
         };
     let named: Vec<_> = manifest.models.iter().filter(|model| model.name.is_some()).collect();

@@ -15,7 +15,7 @@ Examples:
   dus build ./Mistral-7B-v0.1 --layers 'dus(8)' --architecture llama --dtype float16 -o solar
   dus verify solar
 
-Exit codes: 0 done; 1 the answer is no (verify); 2 it could not be done; 130 after ^C.";
+Exit codes: 0 done; 1 the answer is no (verify); 2 it could not be done; 130 after ^C;\n143 after SIGTERM.";
 
 /// Builds depth up-scaled checkpoints as fast as the disk can copy
 #[derive(Parser, Debug)]
@@ -82,6 +82,9 @@ pub(crate) struct RecipeArgs {
     /// The model that gives `lm_head` [default: that of the last layer]
     #[arg(long, value_name = "NAME")]
     lm_head: Option<String>,
+    /// The form to write; named by the contract, and refused by name until there is more than one
+    #[arg(long, hide = true, value_name = "FORM")]
+    pub(crate) to: Option<String>,
 }
 
 impl RecipeArgs {
@@ -136,7 +139,7 @@ pub(crate) enum Copy {
     Auto,
     /// Share extents; an error where nothing can be shared
     Reflink,
-    /// Copy in the kernel, else read and write
+    /// Copy in the kernel (which may share, too), else read and write
     Kernel,
     /// Read and write
     Stream,

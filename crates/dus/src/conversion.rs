@@ -2,12 +2,15 @@
 //!
 //! Copies of a source tensor that change in the same way are computed once and written to all places.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+
+use checkpoint::Tensor;
+use rayon::prelude::*;
 
 use crate::arithmetic::{CastReport, Noise, Transform, sum_of_squares};
 use crate::error::{Error, Result};
 use crate::open_file::OpenFile;
-use crate::progress::Watch;
+use crate::progress::{Progress, Watch};
 use crate::shards::ShardLayout;
 use crate::splice::{Model, NewTensor, Splice};
 
@@ -21,10 +24,21 @@ pub(crate) struct Conversion {
     pub(crate) model: usize,
     /// Its index in that model's checkpoint.
     pub(crate) source: usize,
-    /// The shards and offsets that the result goes to.
-    pub(crate) targets: Vec<(usize, u64)>,
+    /// Where the result goes.
+    pub(crate) targets: Vec<Target>,
     transform: Transform,
     num_elements: u64,
+}
+
+/// A place that the result of a conversion goes to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    /// The new tensor, as an index into the splice's.
+    pub(crate) tensor: usize,
+    /// Its shard.
+    pub(crate) shard: usize,
+    /// Where it begins there.
+    pub(crate) offset: u64,
 }
 
 impl Conversion {
@@ -57,6 +71,7 @@ pub(crate) fn list(
     sources: &[Vec<OpenFile>],
     watch: &Watch,
 ) -> Result<Vec<Conversion>> {
+    let rms = Rms::measure(splice, models, sources, watch)?;
     let mut conversions: Vec<Conversion> = Vec::new();
     let mut found: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
     for (s, shard) in layout.shards.iter().enumerate() {
@@ -65,9 +80,9 @@ pub(crate) fn list(
             if tensor.change.is_none() {
                 continue;
             }
-            let transform = transform(tensor, models, sources, watch)?;
+            let transform = transform(tensor, models, &rms)?;
             let alike = found.entry((tensor.model, tensor.source)).or_default();
-            let target = (s, placed.range.start);
+            let target = Target { tensor: placed.tensor, shard: s, offset: placed.range.start };
             if let Some(&i) = alike.iter().find(|&&i| conversions[i].transform == transform) {
                 conversions[i].targets.push(target);
                 continue;
@@ -86,15 +101,10 @@ pub(crate) fn list(
 }
 
 /// The transform that makes `tensor` of its source.
-pub(crate) fn transform(
-    tensor: &NewTensor,
-    models: &[Model],
-    sources: &[Vec<OpenFile>],
-    watch: &Watch,
-) -> Result<Transform> {
+pub(crate) fn transform(tensor: &NewTensor, models: &[Model], rms: &Rms) -> Result<Transform> {
     let source = &models[tensor.model].checkpoint.tensors()[tensor.source];
-    let unsupported = |source| Error::Unsupported { tensor: tensor.name.clone(), source };
-    let mut transform = Transform::cast(source.dtype, tensor.dtype).map_err(unsupported)?;
+    let mut transform = Transform::cast(source.dtype, tensor.dtype)
+        .map_err(|source| Error::Unsupported { tensor: tensor.name.clone(), source })?;
     let Some(change) = &tensor.change else { return Ok(transform) };
     if change.zero {
         return Ok(transform.zeroed());
@@ -102,25 +112,58 @@ pub(crate) fn transform(
     if !change.is_nothing() {
         transform = transform.scaled(change.scale);
     }
-    if change.noises.is_empty() {
-        return Ok(transform);
-    }
-    let file = &sources[tensor.model][source.file];
-    let mut sum = 0.0;
-    let mut begin = source.range.start;
-    let mut block = Vec::new();
-    while begin < source.range.end {
-        watch.check()?;
-        let length = (source.range.end - begin).min(BLOCK_BYTES);
-        block.resize(length as usize, 0);
-        file.read_exact_at(&mut block, begin)?;
-        sum += sum_of_squares(source.dtype, &block).map_err(unsupported)?;
-        begin += length;
-    }
-    let rms =
-        if tensor.num_elements() == 0 { 0.0 } else { (sum / tensor.num_elements() as f64).sqrt() };
     for &(sigma, seed) in &change.noises {
-        transform = transform.with_noise(Noise::new(sigma * rms, seed, &tensor.name));
+        let sigma = sigma * rms.0[&(tensor.model, tensor.source)];
+        transform = transform.with_noise(Noise::new(sigma, seed, &tensor.name));
     }
     Ok(transform)
+}
+
+/// The root mean square of each source tensor that noise is relative to.
+#[derive(Debug)]
+pub(crate) struct Rms(HashMap<(usize, usize), f64>);
+
+impl Rms {
+    /// Measures each source once, on all cores; sums run block by block in the order of the bytes.
+    pub(crate) fn measure(
+        splice: &Splice,
+        models: &[Model],
+        sources: &[Vec<OpenFile>],
+        watch: &Watch,
+    ) -> Result<Self> {
+        let has_noise = |tensor: &&NewTensor| {
+            tensor.change.as_ref().is_some_and(|change| !change.zero && !change.noises.is_empty())
+        };
+        let noised = splice.tensors.iter().filter(has_noise);
+        let measured: BTreeSet<(usize, usize)> = noised.map(|t| (t.model, t.source)).collect();
+        let tensor =
+            |&(model, source): &(usize, usize)| &models[model].checkpoint.tensors()[source];
+        let bytes = measured.iter().map(|key| tensor(key).bytes()).sum();
+        if bytes > 0 {
+            (watch.progress)(Progress::Begin { doing: "measuring", bytes });
+        }
+        let rms = |key: &(usize, usize)| {
+            let rms = root_mean_square(tensor(key), &sources[key.0], watch)?;
+            Ok((*key, rms))
+        };
+        Ok(Self(measured.par_iter().map(rms).collect::<Result<_>>()?))
+    }
+}
+
+fn root_mean_square(tensor: &Tensor, files: &[OpenFile], watch: &Watch) -> Result<f64> {
+    let mut sum = 0.0;
+    let mut begin = tensor.range.start;
+    let mut block = Vec::new();
+    while begin < tensor.range.end {
+        watch.check()?;
+        let length = (tensor.range.end - begin).min(BLOCK_BYTES);
+        block.resize(length as usize, 0);
+        files[tensor.file].read_exact_at(&mut block, begin)?;
+        sum += sum_of_squares(tensor.dtype, &block)
+            .map_err(|source| Error::Unsupported { tensor: tensor.name.clone(), source })?;
+        watch.moved(length);
+        begin += length;
+    }
+    let rms = (sum / tensor.num_elements().max(1) as f64).sqrt();
+    if rms.is_finite() { Ok(rms) } else { Err(Error::NoRms { tensor: tensor.name.clone() }) }
 }

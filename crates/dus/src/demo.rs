@@ -6,6 +6,7 @@ use std::time::Instant;
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::build::{self, Options};
 use dus::drawing;
+use dus::manifest::Manifest;
 use dus::output::Output;
 use dus::recipe::Draft;
 use dus::verify::{self, Whereabouts};
@@ -25,7 +26,9 @@ pub(crate) fn run(out: &Path, terminal: &Terminal) -> Result<bool> {
     print(&format!("{}\n{}\n", blueprint.plan, drawing::draw(&blueprint.plan)))?;
 
     let progress = terminal.progress(false);
-    let options = Options { force: true, ..Options::default() };
+    // An earlier demo is replaced, and nothing else.
+    let force = Manifest::read(out).is_ok_and(|earlier| is_demo(&earlier, out, &root.join(BASE)));
+    let options = Options { force, ..Options::default() };
     let built = build::build(&blueprint, Output::at(out)?, &options, &progress.watch())?;
     terminal.clear();
     let name = out.display().to_string();
@@ -33,13 +36,25 @@ pub(crate) fn run(out: &Path, terminal: &Terminal) -> Result<bool> {
     let verdict = verify::verify(out, Whereabouts::default(), &progress.watch())?;
     terminal.clear();
     print(&report::verdict(&verdict, &name))?;
+    // As this program was called: it may not be on the path.
+    let dus = std::env::args().next().unwrap_or_else(|| "dus".to_owned());
+    let base = root.join(BASE).display().to_string();
     print(&format!(
-        "\nNext:\n  dus inspect {name} --duplicates    which layers are equal\n  \
-         dus plan {base} --layers 'repeat(12, 28)'    another plan, before it is built\n  \
-         transformers.AutoModelForCausalLM.from_pretrained({name:?})    it loads as it is\n",
-        base = root.join(BASE).display()
+        "\nNext:\n  {dus} inspect {name} --duplicates    which layers are equal\n  \
+         {dus} plan {base} --layers 'repeat(12, 28)'    another plan, before it is built\n\
+         transformers loads {name} as it is.\n"
     ))?;
     Ok(verdict.differences.is_empty())
+}
+
+/// Whether the build at `out` is of the demo's base by the demo's plan.
+fn is_demo(earlier: &Manifest, out: &Path, base: &Path) -> bool {
+    let [model] = &*earlier.models else { return false };
+    let Some(path) = &model.path else { return false };
+    let same = |a: &Path, b: &Path| {
+        a.canonicalize().ok().is_some_and(|a| b.canonicalize().ok() == Some(a))
+    };
+    earlier.plan == "0..24 + 8..32" && model.name.is_none() && same(&out.join(path), base)
 }
 
 /// The nearest folder, from the working directory upwards, that holds the example and its recipe.

@@ -33,6 +33,11 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
         || Errno::from_io_error(error).is_some_and(|errno| unsupported.contains(&errno))
 }
 
+/// Whether files can be made in the folder `dir`.
+pub(crate) fn is_writable(dir: &Path) -> io::Result<()> {
+    Ok(sys::access(dir, sys::Access::WRITE_OK | sys::Access::EXEC_OK)?)
+}
+
 /// Takes the lock of `file` for as long as it is open; `false` if another process holds it.
 pub(crate) fn lock(file: &File) -> io::Result<bool> {
     match sys::flock(file, sys::FlockOperation::NonBlockingLockExclusive) {
@@ -43,9 +48,9 @@ pub(crate) fn lock(file: &File) -> io::Result<bool> {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{can_share, copy_range, is_mount_point, read_ahead, share_range};
+pub(crate) use linux::{can_share, copy_range, exchange, is_mount_point, read_ahead, share_range};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use other::{can_share, copy_range, is_mount_point, read_ahead, share_range};
+pub(crate) use other::{can_share, copy_range, exchange, is_mount_point, read_ahead, share_range};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -135,6 +140,11 @@ mod linux {
         Ok(copied as u64)
     }
 
+    /// Lets two folders change places in one step.
+    pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+        Ok(sys::renameat_with(sys::CWD, one, sys::CWD, other, sys::RenameFlags::EXCHANGE)?)
+    }
+
     /// Asks for `range` to be read into the cache in the background; nothing depends on it.
     pub(crate) fn read_ahead(source: &File, range: &Range<u64>) {
         let length = std::num::NonZeroU64::new(range.end - range.start);
@@ -164,6 +174,10 @@ mod other {
     }
 
     pub(crate) fn copy_range(_: &File, _: &Range<u64>, _: &File, _: u64) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn exchange(_: &Path, _: &Path) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

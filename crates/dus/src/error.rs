@@ -17,6 +17,24 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A file could not be copied into another.
+    #[error("{} cannot be copied into {}", source_file.display(), target.display())]
+    Copy {
+        /// The file that is read.
+        source_file: PathBuf,
+        /// The file that is written.
+        target: PathBuf,
+        /// The operating system's word.
+        source: io::Error,
+    },
+
+    /// A path that JSON cannot hold.
+    #[error("the path {} is not Unicode, so that no {} can name it", path.display(), crate::manifest::FILE)]
+    NotUnicode {
+        /// The path.
+        path: PathBuf,
+    },
+
     /// A model's files are wrong.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
@@ -225,15 +243,22 @@ pub enum Error {
         dtype: Dtype,
     },
 
-    /// A cast of 8-bit or smaller floats, which need their scales.
-    #[error("`{tensor}` cannot be cast from {from} to {to}: its scales stand elsewhere")]
-    CastOfSmallFloat {
-        /// The tensor.
+    /// A cast of a model in which tensors are quantised, though its config does not say so.
+    #[error("weights cannot be cast to {dtype}: `{tensor}` is {found}, which is quantised")]
+    CastBesideQuantised {
+        /// A quantised tensor.
         tensor: String,
         /// Its type.
-        from: Dtype,
+        found: Dtype,
         /// The type asked for.
-        to: Dtype,
+        dtype: Dtype,
+    },
+
+    /// Noise relative to a tensor that has values which are not finite.
+    #[error("noise on `{tensor}` has no measure: the source has values that are not finite")]
+    NoRms {
+        /// The source tensor.
+        tensor: String,
     },
 
     /// An operation on a quantised tensor.
@@ -257,10 +282,14 @@ pub enum Error {
     },
 
     /// Values too large for the type that they are cast to.
-    #[error("{count} values are too large for {dtype} and would become infinite")]
+    #[error(
+        "too large for {dtype}, so that they would become infinite: {count} values, the first in `{tensor}`"
+    )]
     Overflow {
         /// How many.
         count: u64,
+        /// The first new tensor by name that has such values.
+        tensor: String,
         /// The type that they do not fit.
         dtype: &'static str,
     },
@@ -288,6 +317,15 @@ pub enum Error {
     OutputIsFile {
         /// The output.
         out: PathBuf,
+    },
+
+    /// An earlier build that a killed one moved aside and did not bring back.
+    #[error("the output {} was being replaced when a build was killed; the earlier one is {}", out.display(), aside.display())]
+    OutputMovedAside {
+        /// The output.
+        out: PathBuf,
+        /// Where what stood there is now.
+        aside: PathBuf,
     },
 
     /// An output folder with files in it.
@@ -378,6 +416,34 @@ pub enum Error {
         name: String,
     },
 
+    /// A base that is no longer where the build's `dus.json` says.
+    #[error("the base of this build is not where its {} says", crate::manifest::FILE)]
+    BaseGone {
+        /// What is wrong there.
+        source: checkpoint::Error,
+    },
+
+    /// One base for a build of several models.
+    #[error("this build is of several models ({names}), not of one base")]
+    BaseOfSeveral {
+        /// Their names.
+        names: String,
+    },
+
+    /// A file that is neither a recipe nor a model.
+    #[error("{} is a file; a recipe ends in .toml, and a model is a folder", path.display())]
+    NotARecipe {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A flag of the contract that does nothing yet.
+    #[error("{flag} is not supported yet; a build leaves a Hugging Face folder")]
+    NotYet {
+        /// The flag.
+        flag: &'static str,
+    },
+
     /// A base that is not the one that a build was made from.
     #[error("{} is not the base of this build: {what}", dir.display())]
     OtherBase {
@@ -415,14 +481,25 @@ impl Error {
             }
             Self::NothingShared => "`--shard-layout source` arranges files so that they share".to_owned(),
             Self::TensorMissing { .. } | Self::LayerMissing { .. } => {
-                "the base looks incomplete; `dus inspect` lists what is there".to_owned()
+                "the base looks incomplete; download it again".to_owned()
             }
             Self::UnknownGlobals => {
                 "`embeddings`, `norm` and `lm_head` must name one model, which gives them all".to_owned()
             }
             Self::NoExample { .. } => "run it in a clone of the project".to_owned(),
-            Self::OtherBase { .. } => "--base PATH names the base where it is now".to_owned(),
+            Self::OutputMovedAside { out, aside } => {
+                format!("`mv {} {}` brings it back", aside.display(), out.display())
+            }
+            Self::BaseOfSeveral { .. } => "--model NAME=PATH names one of them".to_owned(),
+            Self::OtherBase { .. } | Self::BaseGone { .. } => "--base PATH names the base where it is now".to_owned(),
             _ => return None,
         })
     }
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

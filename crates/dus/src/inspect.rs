@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::anatomy::{Anatomy, LayerTensor};
 use crate::conversion::BLOCK_BYTES;
-use crate::error::Result;
+use crate::error::{Result, one_line};
 use crate::open_file::open_files;
 use crate::progress::{Progress, Watch};
 
@@ -20,10 +20,6 @@ pub struct Description {
     pub model_type: Option<String>,
     /// `architectures`.
     pub architectures: Vec<String>,
-    /// What stands before a layer number in tensor names.
-    pub layer_prefix: String,
-    /// The number of layers.
-    pub num_hidden_layers: usize,
     /// The number of elements of all tensors.
     pub num_parameters: u64,
     /// The number of tensors.
@@ -32,14 +28,27 @@ pub struct Description {
     pub bytes: u64,
     /// The bytes of tensors by type.
     pub bytes_by_dtype: BTreeMap<String, u64>,
-    /// The bytes outside the layers.
-    pub global_bytes: u64,
+    /// The layers, or nothing where they cannot be told.
+    pub layers: Option<Layers>,
+    /// Why they cannot.
+    pub problem: Option<String>,
+    /// The lengths of the weight files.
+    pub files: BTreeMap<String, u64>,
+    /// Keys of the config that tell what the model is, with their values.
+    pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The layers of a checkpoint.
+#[derive(Debug, Serialize)]
+pub struct Layers {
+    /// What stands before a layer number in tensor names.
+    pub prefix: String,
+    /// The number of layers.
+    pub num_hidden_layers: usize,
     /// The bytes of each layer.
     pub bytes_by_layer: Vec<u64>,
-    /// The weight files and their lengths.
-    pub files: Vec<(String, u64)>,
-    /// Keys of the config that tell what the model is, with their values.
-    pub config: Vec<(String, serde_json::Value)>,
+    /// The bytes outside the layers.
+    pub other_bytes: u64,
 }
 
 /// The config's keys that a description repeats.
@@ -62,34 +71,44 @@ const KEYS: &[&str] = &[
     "quantization_config",
 ];
 
-/// Describes `checkpoint`.
-pub fn describe(checkpoint: &Checkpoint) -> Result<Description> {
-    let anatomy = Anatomy::of(checkpoint)?;
+/// Describes `checkpoint`, whatever is wrong with it beyond its headers.
+#[must_use]
+pub fn describe(checkpoint: &Checkpoint) -> Description {
     let config = checkpoint.config();
     let tensors = checkpoint.tensors();
+    let bytes: u64 = tensors.iter().map(checkpoint::Tensor::bytes).sum();
     let mut bytes_by_dtype = BTreeMap::new();
     for tensor in tensors {
         *bytes_by_dtype.entry(tensor.dtype.to_string()).or_default() += tensor.bytes();
     }
-    let layer_bytes =
-        |layer: &Vec<LayerTensor>| layer.iter().map(|t| tensors[t.tensor].bytes()).sum::<u64>();
-    let bytes: u64 = tensors.iter().map(checkpoint::Tensor::bytes).sum();
-    let bytes_by_layer: Vec<u64> = anatomy.layers.iter().map(layer_bytes).collect();
-    let read = |key: &str| config.get(key);
-    Ok(Description {
-        model_type: read("model_type").and_then(|v| v.as_str().map(str::to_owned)),
+    let (layers, problem) = match Anatomy::of(checkpoint) {
+        Ok(anatomy) => {
+            let layer_bytes =
+                |layer: &Vec<LayerTensor>| layer.iter().map(|t| tensors[t.tensor].bytes()).sum();
+            let bytes_by_layer: Vec<u64> = anatomy.layers.iter().map(layer_bytes).collect();
+            let layers = Layers {
+                num_hidden_layers: anatomy.num_layers(),
+                prefix: anatomy.prefix,
+                other_bytes: bytes - bytes_by_layer.iter().sum::<u64>(),
+                bytes_by_layer,
+            };
+            (Some(layers), None)
+        }
+        Err(error) => (None, Some(one_line(&error))),
+    };
+    let value = |key: &str| config.get(key);
+    Description {
+        model_type: value("model_type").and_then(|v| v.as_str().map(str::to_owned)),
         architectures: config.read("architectures").and_then(Result::ok).unwrap_or_default(),
-        num_hidden_layers: anatomy.num_layers(),
-        layer_prefix: anatomy.prefix,
         num_parameters: tensors.iter().map(checkpoint::Tensor::num_elements).sum(),
         num_tensors: tensors.len(),
         bytes,
         bytes_by_dtype,
-        global_bytes: bytes - bytes_by_layer.iter().sum::<u64>(),
-        bytes_by_layer,
+        layers,
+        problem,
         files: checkpoint.files().iter().map(|file| (file.name.clone(), file.bytes)).collect(),
-        config: KEYS.iter().filter_map(|&key| Some((key.to_owned(), read(key)?))).collect(),
-    })
+        config: KEYS.iter().filter_map(|&key| Some((key.to_owned(), value(key)?))).collect(),
+    }
 }
 
 /// Groups of layers whose tensors have equal content, told by a 64-bit hash of every byte; layers
@@ -106,6 +125,8 @@ pub fn duplicate_layers(checkpoint: &Checkpoint, watch: &Watch) -> Result<Vec<Ve
         for LayerTensor { name, tensor } in layer {
             hasher.write(name.as_bytes());
             let tensor = &tensors[*tensor];
+            // Equal bytes of another type are other numbers.
+            hasher.write(format!("{} {:?}", tensor.dtype, tensor.shape).as_bytes());
             let mut begin = tensor.range.start;
             while begin < tensor.range.end {
                 watch.check()?;

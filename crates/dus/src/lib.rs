@@ -4,13 +4,15 @@
 //! name gets (Kim et al., "SOLAR 10.7B", arXiv 2312.15166). So nearly all of this crate decides, and
 //! little of it moves bytes. It knows no tensor library and no tokenizer. In reading order:
 //!
-//! - [`size`], [`plan`], [`recipe`]: what is asked for
-//! - [`settings`]: the config of the deeper model
+//! - [`size`], [`plan`]: sizes, and the language of layer plans
 //! - [`arithmetic`]: casts and operations on blocks of elements
+//! - [`settings`]: the config of the deeper model
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
-//! - [`anatomy`], [`splice`], [`shards`], [`blueprint`]: from headers to every byte of the new files
+//! - [`recipe`]: what is asked for
+//! - [`anatomy`], `quantised`, [`splice`], [`shards`], [`blueprint`]: from headers to every byte of
+//!   the new files
 //! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
-//! - `disk`, [`open_file`], [`movement`], `conversion`, [`output`]: the places that touch the world
+//! - `disk`, [`open_file`], `conversion`, [`movement`], [`output`]: where bytes are read and written
 //! - [`mod@build`], [`verify`], [`inspect`]: the calls that users make
 
 pub mod anatomy;
@@ -29,6 +31,7 @@ pub mod open_file;
 pub mod output;
 pub mod plan;
 pub mod progress;
+mod quantised;
 pub mod recipe;
 pub mod settings;
 pub mod shards;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use clap::{CommandFactory, Parser};
 use dus::blueprint::Blueprint;
 use dus::build::{self, Options};
+use dus::error::one_line;
 use dus::inspect;
 use dus::output::Output;
 use dus::recipe::{Draft, Recipe};
@@ -107,7 +108,7 @@ fn plan(args: &PlanArgs) -> Result<Outcome> {
         None => build::obstacles_anywhere(&blueprint, dir, &options),
     };
     if args.json {
-        let obstacles: Vec<String> = obstacles.iter().map(|e| terminal::one_line(e)).collect();
+        let obstacles: Vec<String> = obstacles.iter().map(|e| one_line(e)).collect();
         print(&format!("{:#}\n", report::plan_json(&blueprint, &room, &obstacles)))?;
     } else {
         print(&report::plan(&blueprint, &room))?;
@@ -163,7 +164,7 @@ fn verify(args: &VerifyArgs, terminal: &Terminal) -> Result<Outcome> {
 fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
     let location = checkpoint::hub::locate(&args.model, Path::new(""))?;
     let checkpoint = checkpoint::Checkpoint::open(&location.dir)?;
-    let description = inspect::describe(&checkpoint)?;
+    let description = inspect::describe(&checkpoint);
     let progress = terminal.progress(args.json);
     let duplicates = args
         .duplicates
@@ -179,12 +180,16 @@ fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
     } else {
         let dir = location.dir.display().to_string();
         print(&report::description(&description, &dir, duplicates.as_deref()))?;
+        terminal::notes(description.problem.as_slice());
     }
     Ok(Outcome::Done)
 }
 
 /// The recipe that was meant: a file's keys, a model's path, and flags that replace either.
 fn recipe(args: &RecipeArgs) -> Result<Recipe> {
+    if args.to.is_some() {
+        return Err(Error::NotYet { flag: "--to" });
+    }
     let mut draft = Draft::default();
     if let Some(text) = &args.recipe {
         let path = Path::new(text);
@@ -196,6 +201,8 @@ fn recipe(args: &RecipeArgs) -> Result<Recipe> {
             draft = Draft::read(path)?;
         } else if path.is_file() && has_end(&["yml", "yaml"]) {
             return Err(Error::MergekitYaml { path: path.to_owned() });
+        } else if path.is_file() && !has_end(&["gguf"]) {
+            return Err(Error::NotARecipe { path: path.to_owned() });
         } else {
             // A path that is wrong is said before anything that is missing beside it.
             checkpoint::hub::locate(text, Path::new(""))?;
@@ -225,7 +232,7 @@ fn man(command: Option<&str>) -> Result<Outcome> {
             let found = whole.find_subcommand(name).cloned();
             let found = found.ok_or_else(|| Error::NoSuchCommand { name: name.to_owned() })?;
             let name = format!("dus-{name}");
-            found.name(name)
+            found.name(name).version(env!("CARGO_PKG_VERSION"))
         }
     };
     let mut roff = Vec::new();

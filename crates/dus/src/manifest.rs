@@ -70,7 +70,7 @@ pub struct SourceModel {
     pub revision: Option<String>,
     /// Its folder relative to the build's, if it did not come from the hub's cache.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub path: Option<PathBuf>,
+    pub path: Option<String>,
     /// Its depth.
     pub num_hidden_layers: usize,
     /// Its weight files.
@@ -107,16 +107,19 @@ pub struct LayerOrigin {
 
 impl Manifest {
     /// What stands in the `dus.json` of a build of `blueprint` at `out`.
-    #[must_use]
-    pub fn new(blueprint: &Blueprint, out: &Path) -> Self {
+    pub fn new(blueprint: &Blueprint, out: &Path) -> Result<Self> {
         let recipe = &blueprint.recipe;
         let models = blueprint.models.iter().zip(&blueprint.locations).map(|(model, location)| {
             let hub = location.hub.as_ref();
-            SourceModel {
+            let path = match hub {
+                Some(_) => None,
+                None => Some(unicode(relative(&location.dir, out))?),
+            };
+            Ok(SourceModel {
                 name: model.name.clone(),
                 hub: hub.map(|hub| hub.repo.clone()),
                 revision: hub.map(|hub| hub.commit.clone()),
-                path: hub.is_none().then(|| relative(&location.dir, out)),
+                path,
                 num_hidden_layers: model.anatomy.num_layers(),
                 files: model
                     .checkpoint
@@ -124,9 +127,9 @@ impl Manifest {
                     .iter()
                     .map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes })
                     .collect(),
-            }
+            })
         });
-        Self {
+        Ok(Self {
             dus: env!("CARGO_PKG_VERSION").to_owned(),
             recipe: RecipeKeys {
                 layers: recipe.layers_text.clone(),
@@ -139,15 +142,19 @@ impl Manifest {
             },
             plan: blueprint.plan.to_string(),
             shard_layout: blueprint.layout_kind.name().to_owned(),
-            models: models.collect(),
+            models: models.collect::<Result<_>>()?,
             layers: layers(blueprint),
             function_preserving: blueprint.splice.function_preserving,
-        }
+        })
     }
 
     /// Reads the `dus.json` of the build in `dir`.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
+        if !dir.exists() {
+            let spec = dir.display().to_string();
+            return Err(checkpoint::Error::NoSuchPath { spec, path: dir.to_owned() }.into());
+        }
         if !path.is_file() {
             return Err(Error::NotABuild { dir: dir.to_owned() });
         }
@@ -171,7 +178,7 @@ impl Manifest {
         };
         for model in &self.models {
             let spec = match (&model.path, &model.hub, &model.revision) {
-                (Some(path), ..) => path.to_string_lossy().into_owned(),
+                (Some(path), ..) => path.clone(),
                 (None, hub, revision) => format!(
                     "{}@{}",
                     hub.as_deref().unwrap_or_default(),
@@ -204,6 +211,10 @@ pub fn layers(blueprint: &Blueprint) -> Vec<LayerOrigin> {
         }
     };
     plan.layers().iter().enumerate().map(origin).collect()
+}
+
+fn unicode(path: PathBuf) -> Result<String> {
+    path.into_os_string().into_string().map_err(|path| Error::NotUnicode { path: path.into() })
 }
 
 /// The path of `target` as seen from the folder `from`; both exist or lie in folders that do.

@@ -14,7 +14,7 @@ use crate::conversion::{self, BLOCK_BYTES, Conversion};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::open_file::OpenFile;
-use crate::progress::Watch;
+use crate::progress::{Progress, Watch};
 use crate::shards::{Move, ShardLayout};
 use crate::splice::{Model, Splice};
 
@@ -51,8 +51,8 @@ const WINDOW_BYTES: u64 = 16 << 20;
 /// The length of a read and a write where the kernel does not copy: small enough for a core's own cache.
 const STREAM_BYTES: usize = 256 << 10;
 
-/// Workers use about 4 MiB each; more of them would not fit the promised memory.
-const MAX_WORKERS: usize = 8;
+/// A worker holds 3 MiB at most; more of them would not fit the 64 MB that a build may use.
+const MAX_WORKERS: usize = 16;
 
 /// Fills `shards`, whose headers are written and which have their final length.
 ///
@@ -65,7 +65,7 @@ pub fn fill(
     shards: &[OpenFile],
     mode: CopyMode,
     watch: &Watch,
-) -> Result<(Moved, CastReport)> {
+) -> Result<Filled> {
     let filling = Filling {
         sources,
         shards,
@@ -73,6 +73,7 @@ pub fn fill(
         watch,
         kernel: AtomicU64::new(0),
         streamed: AtomicU64::new(0),
+        overflow_in: Mutex::new(None),
     };
     let mut moves = layout.moves(splice, models);
     let mut ways = Moved::default();
@@ -83,16 +84,31 @@ pub fn fill(
         }
     }
     let conversions = conversion::list(splice, models, layout, sources, watch)?;
+    (watch.progress)(Progress::Begin { doing: "building", bytes: splice.bytes() });
+    watch.moved(ways.shared);
     let mut tasks = windows(moves);
     tasks.extend(blocks(&conversions, models));
     tasks.sort_by_key(|task| (task.model, task.file, task.source.start));
 
-    let report = filling.work(&tasks, &conversions, models)?;
+    let cast = filling.work(&tasks, &conversions, models)?;
     ways.kernel = filling.kernel.into_inner();
     ways.streamed = filling.streamed.into_inner();
     let bytes = |c: &Conversion| c.target_bytes() * c.targets.len() as u64;
     ways.computed = conversions.iter().map(bytes).sum();
-    Ok((ways, report))
+    let overflow_in = filling.overflow_in.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let overflow_in = overflow_in.map(|i| splice.tensors[i].name.clone());
+    Ok(Filled { moved: ways, cast, overflow_in })
+}
+
+/// What filling the shards came to.
+#[derive(Debug, Clone)]
+pub struct Filled {
+    /// How many bytes went which way.
+    pub moved: Moved,
+    /// What casts lost.
+    pub cast: CastReport,
+    /// The first new tensor in which a value overflowed.
+    pub overflow_in: Option<String>,
 }
 
 /// A stretch of a source file and what becomes of it.
@@ -166,6 +182,8 @@ struct Filling<'a> {
     watch: &'a Watch<'a>,
     kernel: AtomicU64,
     streamed: AtomicU64,
+    /// The first new tensor with a value that overflowed, as an index into the splice's.
+    overflow_in: Mutex<Option<usize>>,
 }
 
 impl Filling<'_> {
@@ -189,11 +207,10 @@ impl Filling<'_> {
                     left.push(run);
                     continue;
                 }
-                Err(error) => return Err(shard.failed("written")(error)),
+                Err(error) => return Err(copy_failed(source, shard, error)),
             }
             let bytes = whole.end - whole.start;
             shared_bytes += bytes;
-            self.watch.moved(bytes);
             let ends = [
                 (run.source.start..whole.start, run.target),
                 (whole.end..run.source.end, target + bytes),
@@ -304,9 +321,14 @@ impl Filling<'_> {
         source.read_exact_at(bytes, task.source.start)?;
         let mut report = CastReport::default();
         let once = conversion.apply(bytes, first, result);
-        for &(shard, target) in &conversion.targets {
-            let shard = &self.shards[shard];
-            shard.write_all_at(result, target + target_offset)?;
+        if once.overflowed > 0 {
+            let mut first = self.overflow_in.lock().unwrap_or_else(PoisonError::into_inner);
+            let here = conversion.targets.iter().map(|target| target.tensor).min();
+            *first = first.or(here).min(here);
+        }
+        for target in &conversion.targets {
+            let shard = &self.shards[target.shard];
+            shard.write_all_at(result, target.offset + target_offset)?;
             self.watch.moved(length as u64);
             report += once;
         }
@@ -329,10 +351,15 @@ fn copy_in_kernel(
             Ok(0) => break,
             Ok(bytes) => copied += bytes,
             Err(error) if disk::is_unsupported(&error) => break,
-            Err(error) => return Err(shard.failed("written")(error)),
+            Err(error) => return Err(copy_failed(source, shard, error)),
         }
     }
     Ok(copied)
+}
+
+fn copy_failed(source: &OpenFile, shard: &OpenFile, error: std::io::Error) -> Error {
+    let (source_file, target) = (source.path.clone(), shard.path.clone());
+    Error::Copy { source_file, target, source: error }
 }
 
 /// One worker copies as fast as the disk does; arithmetic takes all cores.

@@ -6,11 +6,15 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::manifest;
+
+/// The longest name of a file, in bytes, on the file systems that there are.
+const MAX_NAME_BYTES: usize = 255;
 
 /// A path that a build may go to, resolved.
 #[derive(Debug, Clone)]
@@ -83,7 +87,15 @@ impl Output {
             obstacles.push(Error::OutputIsMountPoint { out: out() });
             return obstacles;
         }
+        if self.path.file_name().is_some_and(|name| name.len() > MAX_NAME_BYTES) {
+            let source = rustix::io::Errno::NAMETOOLONG.into();
+            obstacles.push(Error::Io { path: out(), doing: "created", source });
+        }
+        let aside = self.neighbour("old");
         match self.found {
+            Found::Nothing if aside.join(manifest::FILE).is_file() => {
+                obstacles.push(Error::OutputMovedAside { out: out(), aside });
+            }
             Found::Nothing | Found::EmptyFolder => {}
             Found::File => obstacles.push(Error::OutputIsFile { out: out() }),
             Found::Build if force => {}
@@ -98,9 +110,10 @@ impl Output {
         obstacles
     }
 
-    /// A hidden neighbour of the output, `.NAME.dus-KIND`.
+    /// A hidden neighbour of the output, `.NAME.dus-KIND`; of a very long name, its beginning.
     fn neighbour(&self, kind: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let name = &name[..name.floor_char_boundary(MAX_NAME_BYTES - 32)];
         self.path.with_file_name(format!(".{name}.dus-{kind}"))
     }
 }
@@ -155,24 +168,22 @@ impl Partial {
         let missing = output.path.ancestors().skip(1).take_while(|path| !path.exists());
         let parents: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         let above = output.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(above).map_err(failed(above, "created"))?;
-        if let Err(error) = fs::create_dir(&dir) {
-            if error.kind() != io::ErrorKind::AlreadyExists {
-                return Err(failed(&dir, "created")(error));
+        let made = fs::create_dir_all(above).map_err(failed(above, "created"));
+        let locked = made.and_then(|()| lock_folder(&dir)).and_then(|lock| {
+            let aside = output.neighbour("old");
+            if aside.exists() {
+                // A build that was killed after it had replaced an earlier one left it.
+                fs::remove_dir_all(&aside).map_err(failed(&aside, "removed"))?;
             }
-            let lock = File::open(&dir).map_err(failed(&dir, "opened"))?;
-            if !disk::lock(&lock).map_err(failed(&dir, "locked"))? {
-                return Err(Error::Busy { partial: dir });
+            Ok(lock)
+        });
+        match locked {
+            Ok(lock) => Ok(Self { output, dir, lock, parents, committed: false }),
+            Err(error) => {
+                remove_empty(&parents);
+                Err(error)
             }
-            // A build that was killed left it.
-            fs::remove_dir_all(&dir).map_err(failed(&dir, "removed"))?;
-            fs::create_dir(&dir).map_err(failed(&dir, "created"))?;
         }
-        let lock = File::open(&dir).map_err(failed(&dir, "opened"))?;
-        if !disk::lock(&lock).map_err(failed(&dir, "locked"))? {
-            return Err(Error::Busy { partial: dir });
-        }
-        Ok(Self { output, dir, lock, parents, committed: false })
     }
 
     /// The folder.
@@ -183,7 +194,8 @@ impl Partial {
 
     /// Moves the folder to the output's place, which now is complete.
     ///
-    /// An earlier build there is moved aside first, and removed once the new one stands.
+    /// An earlier build there changes places with it in one step where the file system can do that,
+    /// else it is moved aside first; it is removed once the new one stands.
     pub fn commit(mut self) -> Result<()> {
         let failed = |path: &Path, doing| {
             let path = path.to_owned();
@@ -191,28 +203,97 @@ impl Partial {
         };
         let out = self.output.path.clone();
         self.lock.sync_all().map_err(failed(&self.dir, "synced"))?;
-        let aside = self.output.neighbour("old");
-        let replaces = self.output.found == Found::Build;
-        if replaces {
-            if aside.exists() {
-                fs::remove_dir_all(&aside).map_err(failed(&aside, "removed"))?;
+        let earlier = if self.output.found == Found::Build {
+            match disk::exchange(&self.dir, &out) {
+                Ok(()) => Some(self.dir.clone()),
+                Err(error) if disk::is_unsupported(&error) => Some(self.replace_in_two_steps()?),
+                Err(error) => return Err(failed(&out, "replaced")(error)),
             }
-            fs::rename(&out, &aside).map_err(failed(&out, "moved aside"))?;
-        }
-        if let Err(error) = fs::rename(&self.dir, &out) {
-            if replaces {
-                fs::rename(&aside, &out).map_err(failed(&aside, "moved back"))?;
-            }
-            return Err(failed(&out, "replaced")(error));
-        }
+        } else {
+            fs::rename(&self.dir, &out).map_err(failed(&out, "replaced"))?;
+            None
+        };
         self.committed = true;
         let above = out.parent().unwrap_or(Path::new("/"));
         let synced = File::open(above).and_then(|above| above.sync_all());
         synced.map_err(failed(above, "synced"))?;
-        if replaces {
-            fs::remove_dir_all(&aside).map_err(failed(&aside, "removed"))?;
+        if let Some(earlier) = earlier {
+            // The new model stands; what cannot be removed now is removed by the next build.
+            let _ = fs::remove_dir_all(earlier);
         }
         Ok(())
+    }
+}
+
+impl Partial {
+    /// Moves the earlier build aside and the new one to its place; returns where the earlier one is.
+    fn replace_in_two_steps(&self) -> Result<PathBuf> {
+        let out = &self.output.path;
+        let aside = self.output.neighbour("old");
+        let failed = |doing| move |source| Error::Io { path: out.clone(), doing, source };
+        fs::rename(out, &aside).map_err(failed("moved aside"))?;
+        if let Err(error) = fs::rename(&self.dir, out) {
+            fs::rename(&aside, out).map_err(failed("moved back"))?;
+            return Err(failed("replaced")(error));
+        }
+        Ok(aside)
+    }
+}
+
+/// Makes the folder `dir`, or empties one that a killed build left, and takes its lock.
+///
+/// The lock is worth something only if the folder locked is the one that stands there: another
+/// process may have removed or renamed it between the opening and the locking.
+fn lock_folder(dir: &Path) -> Result<File> {
+    let failed = |doing| move |source| Error::Io { path: dir.to_owned(), doing, source };
+    loop {
+        let created = match fs::create_dir(dir) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !dir.is_symlink() => {
+                false
+            }
+            Err(error) => return Err(failed("created")(error)),
+        };
+        let lock = match File::open(dir) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("opened")(error)),
+        };
+        match disk::lock(&lock) {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::Busy { partial: dir.to_owned() }),
+            Err(error) => {
+                if created {
+                    remove_empty(&[dir.to_owned()]);
+                }
+                return Err(failed("locked")(error));
+            }
+        }
+        let id = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+        let locked = lock.metadata().map_err(failed("read"))?;
+        match dir.symlink_metadata() {
+            Ok(there) if id(&there) == id(&locked) => {}
+            Ok(_) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("read")(error)),
+        }
+        for entry in dir.read_dir().map_err(failed("listed"))? {
+            let path = entry.map_err(failed("listed"))?.path();
+            let removed = match path.symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.map_err(failed("emptied"))?;
+        }
+        return Ok(lock);
+    }
+}
+
+/// Removes folders that were made for an output which now will not be; the innermost come first.
+fn remove_empty(folders: &[PathBuf]) {
+    for folder in folders {
+        // Where something else has come to stand in one, it stays.
+        let _ = fs::remove_dir(folder);
     }
 }
 
@@ -221,9 +302,7 @@ impl Drop for Partial {
         if !self.committed {
             // The build has an error to report already; what cannot be removed shows by its name.
             let _ = fs::remove_dir_all(&self.dir);
-            for parent in &self.parents {
-                let _ = fs::remove_dir(parent);
-            }
+            remove_empty(&self.parents);
         }
     }
 }

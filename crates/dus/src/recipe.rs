@@ -12,7 +12,7 @@ use checkpoint::json::Entries;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::{Plan, is_model_name};
 use crate::settings::Architecture;
 use crate::size;
 
@@ -140,7 +140,7 @@ struct RawRecipe {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number of bytes, or a size such as \"5GB\"")]
 enum RawSize {
     Bytes(u64),
     Text(String),
@@ -203,6 +203,15 @@ impl Draft {
             (None, models) if models.is_empty() => return Err(Error::RecipeLacks { key: "base" }),
             (None, models) => models.into_iter().map(|(name, m)| (Some(name), m)).collect(),
         };
+        if let Some((Some(name), _)) =
+            models.iter().find(|(name, _)| name.as_ref().is_some_and(|name| !is_model_name(name)))
+        {
+            return Err(Error::RecipeValue {
+                key: "models",
+                value: name.clone(),
+                expected: "names of letters, digits and _, and not n",
+            });
+        }
         let layers_text = self.layers.ok_or(Error::RecipeLacks { key: "layers" })?;
         let layers = Plan::parse(&layers_text)?;
         let architecture = match self.architecture.as_deref() {

@@ -8,6 +8,7 @@ use dus::build::{Built, Room};
 use dus::drawing;
 use dus::inspect::Description;
 use dus::movement::Moved;
+use dus::plan::{LayerPlan, LayerRef};
 use dus::size::{Bytes, Count};
 use dus::verify::Verdict;
 use serde_json::{Value, json};
@@ -34,7 +35,7 @@ pub(crate) fn plan(blueprint: &Blueprint, room: &Room) -> String {
     };
     let num_new = plan.layers().iter().filter(|layer| layer.is_new).count();
     row("plan", &plan.to_string());
-    row("layers", &format!("{}, of which {num_new} are new", plan.num_layers()));
+    row("layers", &format!("{} ({num_new} new)", plan.num_layers()));
     row("jumps", &format!("J = {}, the largest is {}", plan.discrepancy(), plan.largest_jump()));
     row("parameters", &Count(splice.num_parameters()).to_string());
     let accounts = splice.accounts;
@@ -65,16 +66,9 @@ pub(crate) fn plan(blueprint: &Blueprint, room: &Room) -> String {
             Bytes(blueprint.shareable_bytes(kind.other()))
         ),
     );
-    let unused: Vec<String> = plan
-        .unused()
-        .iter()
-        .map(|unused| match &plan.models()[unused.model].name {
-            Some(name) => format!("{name}:{}", unused.layer),
-            None => unused.layer.to_string(),
-        })
-        .collect();
+    let unused = ranges(&plan.unused(), plan);
     if !unused.is_empty() {
-        row("unused", &format!("source layers {}", unused.join(", ")));
+        row("unused", &format!("source layers {unused}"));
     }
     row(
         "function",
@@ -110,6 +104,7 @@ pub(crate) fn plan_json(blueprint: &Blueprint, room: &Room, obstacles: &[String]
         "layers": dus::manifest::layers(blueprint),
         "discrepancy": plan.discrepancy(),
         "largest_jump": plan.largest_jump(),
+        "seams": plan.seams(),
         "unused_layers": unused,
         "function_preserving": blueprint.splice.function_preserving,
         "num_parameters": blueprint.splice.num_parameters(),
@@ -154,7 +149,7 @@ pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Durat
     let other = blueprint.layout_kind.other();
     let _ = writeln!(
         text,
-        "{}; --shard-layout {} could share {}",
+        "{}; where blocks can be shared, --shard-layout {} shares {}",
         ways.join(", "),
         other.name(),
         Bytes(blueprint.shareable_bytes(other))
@@ -228,7 +223,6 @@ pub(crate) fn description(
         row("architectures", &description.architectures.join(", "));
     }
     row("model_type", description.model_type.as_deref().unwrap_or("not given"));
-    row("num_hidden_layers", &description.num_hidden_layers.to_string());
     for (key, value) in &description.config {
         row(key, &value.to_string());
     }
@@ -236,10 +230,12 @@ pub(crate) fn description(
     let types = description.bytes_by_dtype.iter();
     let types: Vec<String> = types.map(|(dtype, b)| format!("{} {dtype}", Bytes(*b))).collect();
     row("tensors", &format!("{}: {}", description.num_tensors, types.join(", ")));
-    row("outside the layers", &Bytes(description.global_bytes).to_string());
-    for (layers, bytes) in runs(&description.bytes_by_layer) {
-        let name = format!("{}.{layers}", description.layer_prefix);
-        row(&name, &format!("{} each", Bytes(bytes)));
+    if let Some(layers) = &description.layers {
+        row("layers", &layers.num_hidden_layers.to_string());
+        for (range, bytes) in runs(&layers.bytes_by_layer) {
+            row(&format!("  {}.{range}", layers.prefix), &format!("{} each", Bytes(bytes)));
+        }
+        row("outside the layers", &Bytes(layers.other_bytes).to_string());
     }
     for (name, bytes) in &description.files {
         row(name, &Bytes(*bytes).to_string());
@@ -255,6 +251,23 @@ pub(crate) fn description(
         }
     }
     text
+}
+
+/// Layers as ranges, such as `1..8, e:3..4`.
+fn ranges(layers: &[LayerRef], plan: &LayerPlan) -> String {
+    let mut runs: Vec<(LayerRef, usize)> = Vec::new();
+    for &layer in layers {
+        match runs.last_mut() {
+            Some((first, end)) if first.model == layer.model && *end == layer.layer => *end += 1,
+            _ => runs.push((layer, layer.layer + 1)),
+        }
+    }
+    let text = |&(LayerRef { model, layer }, end): &(LayerRef, usize)| {
+        let name = plan.models()[model].name.as_ref();
+        let name = name.map_or(String::new(), |name| format!("{name}:"));
+        if end == layer + 1 { format!("{name}{layer}") } else { format!("{name}{layer}..{end}") }
+    };
+    runs.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// Neighbouring layers of one size, as ranges.

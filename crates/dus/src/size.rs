@@ -8,9 +8,10 @@ pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let units =
+        let units: [(u64, &str); 4] =
             [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-        match units.into_iter().find(|&(unit, _)| self.0 >= unit) {
+        // What rounds to 1000.00 of a unit is 1.00 of the next.
+        match units.into_iter().find(|&(unit, _)| self.0 as f64 >= unit as f64 * 0.999_995) {
             Some((unit, name)) => write!(f, "{:.2} {name}", self.0 as f64 / unit as f64),
             None => write!(f, "{} B", self.0),
         }
@@ -85,6 +86,8 @@ mod tests {
     #[test]
     fn sizes_and_counts_are_readable() {
         assert_eq!(Bytes(21_463_048_192).to_string(), "21.46 GB");
+        assert_eq!(Bytes(999_999_999).to_string(), "1.00 GB");
+        assert_eq!(Bytes(999_990_000).to_string(), "999.99 MB");
         assert_eq!(Bytes(999).to_string(), "999 B");
         assert_eq!(Count(10_731_524_096).to_string(), "10,731,524,096");
         assert_eq!(Count(100).to_string(), "100");

@@ -7,9 +7,11 @@ use std::collections::HashMap;
 
 use checkpoint::{Checkpoint, Dtype};
 
-use crate::anatomy::{Anatomy, LayerTensor};
+use crate::anatomy::Anatomy;
+use crate::arithmetic::Transform;
 use crate::error::{Error, Result};
 use crate::plan::{Action, LayerPlan, LayerRef, Pattern, PlannedLayer, TensorOp};
+use crate::quantised::{QuantisedModules, is_floating};
 
 /// A model that a plan takes layers from.
 #[derive(Debug)]
@@ -20,6 +22,14 @@ pub struct Model {
     pub checkpoint: Checkpoint,
     /// Its layers.
     pub anatomy: Anatomy,
+}
+
+impl Model {
+    /// What it is called in messages.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or("the base")
+    }
 }
 
 /// Which model gives the tensors outside the layers, as indices into the models.
@@ -138,13 +148,19 @@ impl Splice {
         if let Some(dtype) = dtype {
             refuse_cast_of_quantised(models, dtype)?;
         }
-        let mut builder = Builder { models, dtype, tensors: Vec::new(), copies: HashMap::new() };
-        builder.globals(globals, Side::Before);
+        let mut builder = Builder {
+            models,
+            quantised: models.iter().map(|m| QuantisedModules::of(&m.checkpoint)).collect(),
+            dtype,
+            tensors: Vec::new(),
+            copies: HashMap::new(),
+        };
+        builder.globals(globals, Side::Before)?;
         for (j, layer) in plan.layers().iter().enumerate() {
             builder.layer(j, layer, plan.ops())?;
         }
-        builder.behind(globals.norm, plan.num_layers());
-        builder.globals(globals, Side::After);
+        builder.behind(globals.norm, plan.num_layers())?;
+        builder.globals(globals, Side::After)?;
         let tensors = builder.tensors;
 
         refuse_idle_operations(plan, &tensors, models)?;
@@ -158,7 +174,7 @@ impl Splice {
             repeated: times.values().filter(|&&n| n > 1).count(),
             dropped: num_sources - times.len(),
         };
-        let function_preserving = function_preserving(models, plan, &tensors);
+        let function_preserving = function_preserving(models, plan, globals, &tensors);
         let is_made = |layer: &PlannedLayer| layer.source().is_none();
         let first_made_layer = plan.layers().iter().position(is_made);
         Ok(Self { tensors, accounts, function_preserving, first_made_layer })
@@ -185,6 +201,7 @@ enum Side {
 
 struct Builder<'a> {
     models: &'a [Model],
+    quantised: Vec<QuantisedModules<'a>>,
     dtype: Option<Dtype>,
     tensors: Vec<NewTensor>,
     /// How often each (model, tensor) has been taken so far.
@@ -192,7 +209,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn globals(&mut self, globals: Globals, side: Side) {
+    fn globals(&mut self, globals: Globals, side: Side) -> Result<()> {
         for (m, model) in self.models.iter().enumerate() {
             let indices = match side {
                 Side::Before => &model.anatomy.before,
@@ -206,10 +223,11 @@ impl Builder<'_> {
                     Side::After => globals.norm,
                 };
                 if giver == m {
-                    self.push(name.clone(), m, i, None, None);
+                    self.push(name.clone(), m, i, None, None)?;
                 }
             }
         }
+        Ok(())
     }
 
     fn layer(&mut self, j: usize, layer: &PlannedLayer, ops: &[TensorOp]) -> Result<()> {
@@ -221,30 +239,26 @@ impl Builder<'_> {
         for tensor in &tensors {
             let change = change(&ops, &tensor.name);
             if change.is_some() {
-                self.refuse_change_of_quantised(model, &tensors, tensor)?;
+                self.refuse_change_of_quantised(model, tensor.tensor)?;
             }
-            self.push(
-                format!("{prefix}.{j}.{}", tensor.name),
-                model,
-                tensor.tensor,
-                Some(j),
-                change,
-            );
+            let name = format!("{prefix}.{j}.{}", tensor.name);
+            self.push(name, model, tensor.tensor, Some(j), change)?;
         }
         Ok(())
     }
 
     /// The blocks behind the last layer move to the new depth, once.
-    fn behind(&mut self, model: usize, num_layers: usize) {
+    fn behind(&mut self, model: usize, num_layers: usize) -> Result<()> {
         let anatomy = &self.models[model].anatomy;
         let prefix = &anatomy.prefix;
         for (i, block) in anatomy.behind.iter().enumerate() {
             let layer = num_layers + i;
             for tensor in block {
                 let name = format!("{prefix}.{layer}.{}", tensor.name);
-                self.push(name, model, tensor.tensor, Some(layer), None);
+                self.push(name, model, tensor.tensor, Some(layer), None)?;
             }
         }
+        Ok(())
     }
 
     fn push(
@@ -254,12 +268,17 @@ impl Builder<'_> {
         source: usize,
         layer: Option<usize>,
         change: Option<Change>,
-    ) {
+    ) -> Result<()> {
         let tensor = &self.models[model].checkpoint.tensors()[source];
         let copy = self.copies.entry((model, source)).or_default();
         let dtype = self.dtype.filter(|_| is_floating(tensor.dtype)).unwrap_or(tensor.dtype);
         let cast = dtype != tensor.dtype;
         let change = change.filter(|change| cast || !change.is_nothing());
+        let change = change.or_else(|| cast.then(Change::nothing));
+        if change.is_some() {
+            Transform::cast(tensor.dtype, dtype)
+                .map_err(|source| Error::Unsupported { tensor: tensor.name.clone(), source })?;
+        }
         self.tensors.push(NewTensor {
             name,
             dtype,
@@ -268,39 +287,24 @@ impl Builder<'_> {
             source,
             layer,
             copy: *copy,
-            change: change.or_else(|| cast.then(Change::nothing)),
+            change,
         });
         *copy += 1;
+        Ok(())
     }
 
     /// Refuses an operation on a tensor whose values are not the numbers that it stores.
-    fn refuse_change_of_quantised(
-        &self,
-        model: usize,
-        layer: &[LayerTensor],
-        tensor: &LayerTensor,
-    ) -> Result<()> {
-        let module = |name: &str| name.rsplit_once('.').map_or("", |(module, _)| module).to_owned();
-        let checkpoint = &self.models[model].checkpoint;
-        let mates = layer.iter().filter(|other| module(&other.name) == module(&tensor.name));
-        for mate in mates {
-            let mate = &checkpoint.tensors()[mate.tensor];
-            let is_scale = mate.name.rsplit('.').next().is_some_and(|part| part.contains("scale"));
-            if !is_floating(mate.dtype) || is_scale {
-                return Err(Error::ChangeOfQuantised {
-                    tensor: checkpoint.tensors()[tensor.tensor].name.clone(),
-                    mate: mate.name.clone(),
-                    dtype: mate.dtype,
-                });
-            }
+    fn refuse_change_of_quantised(&self, model: usize, tensor: usize) -> Result<()> {
+        let tensor = &self.models[model].checkpoint.tensors()[tensor];
+        match self.quantised[model].mate_of(&tensor.name) {
+            None => Ok(()),
+            Some(mate) => Err(Error::ChangeOfQuantised {
+                tensor: tensor.name.clone(),
+                mate: mate.name.clone(),
+                dtype: mate.dtype,
+            }),
         }
-        Ok(())
     }
-}
-
-/// Whether elements of `dtype` are floating-point numbers that stand for themselves.
-pub(crate) fn is_floating(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
 }
 
 fn is_head(name: &str) -> bool {
@@ -345,7 +349,7 @@ fn refuse_idle_operations(plan: &LayerPlan, tensors: &[NewTensor], models: &[Mod
 /// Refuses models whose layers are not of one shape.
 fn refuse_unlike_models(models: &[Model]) -> Result<()> {
     let [first, others @ ..] = models else { return Ok(()) };
-    let label = |model: &Model| model.name.clone().unwrap_or_default();
+    let label = |model: &Model| model.label().to_owned();
     for other in others {
         if other.anatomy.prefix != first.anatomy.prefix {
             return Err(Error::UnlikeNames {
@@ -392,16 +396,11 @@ fn refuse_cast_of_quantised(models: &[Model], dtype: Dtype) -> Result<()> {
         if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
             return Err(Error::CastOfQuantised { config: model.checkpoint.config_path(), dtype });
         }
-        let is_small_float = |dtype| {
-            !is_floating(dtype)
-                && !matches!(dtype, Dtype::C64)
-                && dtype.to_string().starts_with('F')
-        };
-        if let Some(tensor) = model.checkpoint.tensors().iter().find(|t| is_small_float(t.dtype)) {
-            return Err(Error::CastOfSmallFloat {
+        if let Some(tensor) = QuantisedModules::of(&model.checkpoint).first() {
+            return Err(Error::CastBesideQuantised {
                 tensor: tensor.name.clone(),
-                from: tensor.dtype,
-                to: dtype,
+                found: tensor.dtype,
+                dtype,
             });
         }
     }
@@ -409,7 +408,12 @@ fn refuse_cast_of_quantised(models: &[Model], dtype: Dtype) -> Result<()> {
 }
 
 /// Whether, leaving out the layers that are the identity, 0..n of one model remain, untouched.
-fn function_preserving(models: &[Model], plan: &LayerPlan, tensors: &[NewTensor]) -> Option<bool> {
+fn function_preserving(
+    models: &[Model],
+    plan: &LayerPlan,
+    globals: Globals,
+    tensors: &[NewTensor],
+) -> Option<bool> {
     let family = models[0].anatomy.family?;
     let ends: Vec<Pattern> = family.branch_ends.iter().map(|end| Pattern::component(end)).collect();
     let mut zeroed = vec![vec![true; ends.len()]; plan.num_layers()];
@@ -427,15 +431,17 @@ fn function_preserving(models: &[Model], plan: &LayerPlan, tensors: &[NewTensor]
     }
     let kept = (0..plan.num_layers()).filter(|&j| !zeroed[j].iter().all(|&zeroed| zeroed));
     let mut next = 0;
-    let mut only_model = None;
+    // What stands before and behind the layers must be the same model's.
+    let only_model = globals.embeddings;
+    if !globals.is_one_model() {
+        return Some(false);
+    }
     for j in kept {
         let Some(source) = plan.layers()[j].source() else { return Some(false) };
-        let same_model = *only_model.get_or_insert(source.model) == source.model;
-        if source.layer != next || !same_model || !untouched[j] {
+        if source.layer != next || source.model != only_model || !untouched[j] {
             return Some(false);
         }
         next += 1;
     }
-    let whole = only_model.is_some_and(|model| models[model].anatomy.num_layers() == next);
-    Some(whole && !cast_loses)
+    Some(models[only_model].anatomy.num_layers() == next && !cast_loses)
 }

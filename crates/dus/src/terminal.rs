@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dus::progress::{Progress, Watch};
 use dus::{Error, Result};
@@ -15,26 +16,35 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 pub(crate) struct Terminal {
     signal: Arc<AtomicUsize>,
     bar: ProgressBar,
+    moving: ProgressStyle,
+    syncing: ProgressStyle,
 }
 
 impl Terminal {
     /// Begins to listen for ^C and SIGTERM.
     pub(crate) fn new() -> io::Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::new(AtomicBool::new(false));
         for number in [SIGINT, SIGTERM] {
+            // The second one ends the process, whatever it waits for.
+            signal_hook::flag::register_conditional_default(number, Arc::clone(&asked))?;
+            signal_hook::flag::register(number, Arc::clone(&asked))?;
             let value = usize::try_from(number).map_err(io::Error::other)?;
             signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
         }
         // Shown on stderr, and only where that is a terminal.
         let bar = ProgressBar::no_length();
-        bar.set_style(
-            ProgressStyle::with_template(
-                "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
-                 {decimal_bytes_per_sec} {eta} left",
-            )
-            .map_err(io::Error::other)?,
+        let moving = ProgressStyle::with_template(
+            "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
+             {decimal_bytes_per_sec} {eta} left",
         );
-        Ok(Self { signal, bar })
+        let syncing = ProgressStyle::with_template("{spinner} waiting for the disk");
+        Ok(Self {
+            signal,
+            bar,
+            moving: moving.map_err(io::Error::other)?,
+            syncing: syncing.map_err(io::Error::other)?,
+        })
     }
 
     /// The signal that asked to stop.
@@ -46,16 +56,22 @@ impl Terminal {
     /// Shows progress from now on, unless `quiet`.
     pub(crate) fn progress(&self, quiet: bool) -> Shown {
         let (bar, signal) = (self.bar.clone(), Arc::clone(&self.signal));
+        let (moving, syncing) = (self.moving.clone(), self.syncing.clone());
         Shown {
             on_progress: Box::new(move |progress| match progress {
                 _ if quiet => {}
                 Progress::Begin { doing, bytes } => {
+                    bar.disable_steady_tick();
+                    bar.set_style(moving.clone());
                     bar.reset();
                     bar.set_length(bytes);
                     bar.set_message(doing);
                 }
                 Progress::Done(bytes) => bar.inc(bytes),
-                Progress::Syncing => bar.set_message("syncing"),
+                Progress::Syncing => {
+                    bar.set_style(syncing.clone());
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                }
             }),
             is_cancelled: Box::new(move || signal.load(Ordering::Relaxed) != 0),
         }
@@ -124,12 +140,6 @@ pub(crate) fn report_error(what: &str, error: &dyn std::error::Error, hint: Opti
         let _ = write!(text, "\nhint: {hint}\n");
     }
     to_stderr(&text);
-}
-
-/// An error and its causes in one line.
-pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn to_stderr(text: &str) {

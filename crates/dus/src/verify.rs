@@ -11,8 +11,8 @@ use rayon::prelude::*;
 
 use crate::arithmetic::Transform;
 use crate::blueprint::{Blueprint, LayoutKind};
-use crate::conversion::{self, BLOCK_BYTES};
-use crate::error::{Error, Result};
+use crate::conversion::{self, BLOCK_BYTES, Rms};
+use crate::error::{Error, Result, one_line};
 use crate::manifest::{Manifest, SourceFile};
 use crate::open_file::{OpenFile, open_files};
 use crate::progress::{Progress, Watch};
@@ -49,16 +49,27 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
         doing: "resolved",
         source,
     })?;
+    let names: Vec<&str> = manifest.models.iter().filter_map(|m| m.name.as_deref()).collect();
+    if whereabouts.base.is_some() && !names.is_empty() {
+        return Err(Error::BaseOfSeveral { names: names.join(", ") });
+    }
     let flags = Draft { base: whereabouts.base, models: whereabouts.models, ..Draft::default() };
     let recipe: Recipe = manifest.draft(&real).replaced_by(flags).finish()?;
-    let blueprint = Blueprint::new(recipe, LayoutKind::Size)?;
+    let blueprint = Blueprint::new(recipe, LayoutKind::Size).map_err(|error| match error {
+        Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
+            Error::BaseGone { source }
+        }
+        error => error,
+    })?;
     check_base(&manifest, &blueprint)?;
 
     let mut differences = Vec::new();
     let built = match Checkpoint::open(dir) {
         Ok(built) => built,
+        // What cannot be read is no answer; what is read and is broken is one.
+        Err(error @ checkpoint::Error::Io { .. }) => return Err(error.into()),
         Err(error) => {
-            differences.push(error_line(&error));
+            differences.push(one_line(&error));
             return Ok(Verdict { num_tensors: 0, bytes: 0, differences });
         }
     };
@@ -73,17 +84,6 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     differences.extend(comparison.run()?);
     differences.sort();
     Ok(Verdict { num_tensors, bytes, differences })
-}
-
-/// An error and its causes in one line.
-fn error_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }
 
 /// Refuses a base whose files are not those that the build was made from.
@@ -129,7 +129,6 @@ fn config_differences(blueprint: &Blueprint, built: &Checkpoint) -> Vec<String> 
 /// The tensors of a build beside their sources.
 struct Comparison<'a> {
     blueprint: &'a Blueprint,
-    built: &'a Checkpoint,
     watch: &'a Watch<'a>,
     sources: Vec<Vec<OpenFile>>,
     targets: Vec<OpenFile>,
@@ -150,6 +149,7 @@ impl<'a> Comparison<'a> {
         let open = |model: &Model| open_files(&model.checkpoint);
         let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
         let targets = open_files(built)?;
+        let rms = Rms::measure(&blueprint.splice, &blueprint.models, &sources, watch)?;
         let (mut pairs, mut missing) = (Vec::new(), Vec::new());
         for new in &blueprint.splice.tensors {
             let model: &Model = &blueprint.models[new.model];
@@ -165,15 +165,13 @@ impl<'a> Comparison<'a> {
                 Some(target) => {
                     let transform = match new.change {
                         None => None,
-                        Some(_) => {
-                            Some(conversion::transform(new, &blueprint.models, &sources, watch)?)
-                        }
+                        Some(_) => Some(conversion::transform(new, &blueprint.models, &rms)?),
                     };
                     pairs.push(Pair { new, source, target, transform });
                 }
             }
         }
-        Ok(Self { blueprint, built, watch, sources, targets, pairs, missing })
+        Ok(Self { blueprint, watch, sources, targets, pairs, missing })
     }
 
     fn bytes(&self) -> u64 {
@@ -257,11 +255,5 @@ impl<'a> Comparison<'a> {
         }
         let differing = expected.iter().zip(&*found).position(|(a, b)| a != b);
         Ok(differing.map(|at| begin + at as u64))
-    }
-}
-
-impl std::fmt::Debug for Comparison<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "Comparison of {}", self.built.dir().display())
     }
 }

@@ -7,7 +7,7 @@ use super::depth::{Depth, shortened};
 use super::error::SettingError;
 use super::module_names::ModuleName;
 use super::rules::{
-    ARITHMETIC, Default, LAYER_NUMBER_LISTS, PER_LAYER_LISTS, PER_LAYER_OBJECTS,
+    ARITHMETIC, Absent, LAYER_NUMBER_LISTS, PER_LAYER_LISTS, PER_LAYER_OBJECTS,
     QUANTISATION_OBJECTS, SHAPES,
 };
 
@@ -18,18 +18,18 @@ pub(super) fn check(depth: &Depth, notes: &mut Vec<String>) -> Result<(), Settin
         if model == depth.donor {
             continue;
         }
-        let disagree = |key: &str, default: Default| {
+        let disagree = |key: &str, absent: Absent| {
             let show = |config: &Object| {
-                let implied = || stated(config, key, default).map(|value| value.to_string());
+                let implied = || stated(config, key, absent).map(|value| value.to_string());
                 let text = config.text(key).map(str::to_owned).or_else(implied);
                 text.map_or("absent".to_owned(), |text| shortened(&text))
             };
             let (found, expected) = (show(config), show(donor));
             SettingError::Disagree {
                 key: key.to_owned(),
-                model,
+                model: depth.names[model].to_owned(),
                 found,
-                donor: depth.donor,
+                donor: depth.names[depth.donor].to_owned(),
                 expected,
             }
         };
@@ -44,14 +44,14 @@ pub(super) fn check(depth: &Depth, notes: &mut Vec<String>) -> Result<(), Settin
         for key in QUANTISATION_OBJECTS {
             let (found, expected) = (config.get(key), donor.get(key));
             if found.map(without_layers) != expected.map(without_layers) {
-                return Err(disagree(key, Default::Unknown));
+                return Err(disagree(key, Absent::Unknown));
             }
         }
         for key in ARITHMETIC {
             let (found, expected) = (config.get(key), donor.get(key));
             let is_list = found.as_ref().is_some_and(Value::is_array);
             if found != expected && !is_list {
-                notes.push(disagree(key, Default::Unknown).to_string() + "; the latter is written");
+                notes.push(disagree(key, Absent::Unknown).to_string() + "; the latter is written");
             }
         }
         if depth.models().contains(&model) {
@@ -70,7 +70,10 @@ pub(super) fn check(depth: &Depth, notes: &mut Vec<String>) -> Result<(), Settin
             if let Some(key) =
                 lists.copied().find(|key| states(config, key) && !has_place(donor, key))
             {
-                return Err(SettingError::Missing { key: key.to_owned(), model: depth.donor });
+                return Err(SettingError::Missing {
+                    key: key.to_owned(),
+                    model: depth.names[depth.donor].to_owned(),
+                });
             }
         }
     }
@@ -78,12 +81,12 @@ pub(super) fn check(depth: &Depth, notes: &mut Vec<String>) -> Result<(), Settin
 }
 
 /// The value in force, where that can be told from the config alone.
-fn stated(config: &Object, key: &str, default: Default) -> Option<Value> {
+fn stated(config: &Object, key: &str, absent: Absent) -> Option<Value> {
     let value = config.get(key).filter(|value| !value.is_null());
-    value.or_else(|| match default {
-        Default::Unknown => None,
-        Default::Off => Some(false.into()),
-        Default::HeadDim => {
+    value.or_else(|| match absent {
+        Absent::Unknown => None,
+        Absent::Off => Some(false.into()),
+        Absent::HeadDim => {
             let hidden: u64 = config.read("hidden_size")?.ok()?;
             let heads: u64 = config.read("num_attention_heads")?.ok()?;
             Some(hidden.checked_div(heads)?.into())

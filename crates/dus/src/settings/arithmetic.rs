@@ -51,9 +51,9 @@ pub(super) fn rescale(
             let show = |config: &Object| config.text(KEY).unwrap_or("absent").to_owned();
             return Err(SettingError::Disagree {
                 key: KEY.to_owned(),
-                model,
+                model: depth.names[model].to_owned(),
                 found: show(depth.configs[model]),
-                donor: depth.donor,
+                donor: depth.names[depth.donor].to_owned(),
                 expected: show(depth.base()),
             });
         }

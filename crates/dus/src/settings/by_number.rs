@@ -76,7 +76,10 @@ fn source_kinds(
         return Ok(None);
     }
     if let Some(&model) = models.iter().find(|&&model| kinds[model].is_none()) {
-        return Err(SettingError::Missing { key: rule.key.to_owned(), model });
+        return Err(SettingError::Missing {
+            key: rule.key.to_owned(),
+            model: depth.names[model].to_owned(),
+        });
     }
     let mut expected = Vec::with_capacity(depth.layers.len());
     for (layer, from) in depth.layers.iter().enumerate() {

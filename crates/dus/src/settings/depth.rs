@@ -11,6 +11,8 @@ use super::rules::{LAYER_COUNT_KEYS, NESTED_CONFIGS, PREDICTION_LAYER_KEYS};
 pub struct Depth<'a> {
     /// The config of each model of the plan, in the recipe's order.
     pub configs: &'a [&'a Object],
+    /// What each model is called in errors.
+    pub names: &'a [&'a str],
     /// The model whose config is edited.
     pub donor: usize,
     /// For each new layer the (model, layer) that it takes its settings from: one for a copied
@@ -90,8 +92,15 @@ pub fn num_layers(config: &Object) -> Result<(&'static str, usize), SettingError
 }
 
 /// How many prediction layers stand behind the last layer.
-pub(super) fn num_prediction_layers(config: &Object) -> usize {
-    PREDICTION_LAYER_KEYS.iter().find_map(|key| config.read(key)?.ok()).unwrap_or(0)
+#[must_use]
+pub fn num_prediction_layers(config: &Object) -> usize {
+    prediction_layers(config).map_or(0, |(_, number)| number)
+}
+
+/// The key that promises prediction layers behind the last layer, and how many.
+#[must_use]
+pub fn prediction_layers(config: &Object) -> Option<(&'static str, usize)> {
+    PREDICTION_LAYER_KEYS.iter().find_map(|&key| Some((key, config.read(key)?.ok()?)))
 }
 
 pub(super) fn malformed(config: &Object, key: &str, expected: &'static str) -> SettingError {

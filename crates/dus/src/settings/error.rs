@@ -117,12 +117,12 @@ pub enum SettingError {
     },
 
     /// One model of several has a per-layer setting that another lacks.
-    #[error("`{key}` goes by layer and is missing in model {model}")]
+    #[error("`{key}` goes by layer and is missing in {model}")]
     Missing {
         /// The key of the setting.
         key: String,
-        /// The model without it, by its place in the recipe.
-        model: usize,
+        /// The model without it.
+        model: String,
     },
 
     /// The arithmetic of each layer depends on the depth or on its own number.
@@ -146,16 +146,16 @@ pub enum SettingError {
     },
 
     /// Two models differ in what shapes tensors or arithmetic.
-    #[error("`{key}` is {found} in model {model}, but {expected} in model {donor}")]
+    #[error("`{key}` is {found} in {model}, but {expected} in {donor}")]
     Disagree {
         /// The key of the setting.
         key: String,
-        /// The model that differs, by its place in the recipe.
-        model: usize,
+        /// The model that differs.
+        model: String,
         /// Its value.
         found: String,
         /// The model whose config is edited.
-        donor: usize,
+        donor: String,
         /// The value there.
         expected: String,
     },

@@ -161,7 +161,12 @@ impl Lists<'_> {
             if is_used && items.len() != expected {
                 let with_predictions = expected + file.map_or(0, num_prediction_layers);
                 match items.len() {
-                    0 => return Err(SettingError::Missing { key: name, model }),
+                    0 => {
+                        return Err(SettingError::Missing {
+                            key: name,
+                            model: self.depth.names[model].to_owned(),
+                        });
+                    }
                     found if found == with_predictions => {
                         let behind = items.split_off(expected);
                         if model == self.depth.donor {

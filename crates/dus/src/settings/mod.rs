@@ -23,7 +23,7 @@ mod tests;
 
 use checkpoint::json::Object;
 
-pub use self::depth::{Depth, num_layers};
+pub use self::depth::{Depth, num_layers, num_prediction_layers, prediction_layers};
 pub use self::error::SettingError;
 use self::lists::Lists;
 use self::rules::LAYER_COUNT_KEYS;

@@ -23,7 +23,7 @@ fn dus(num_layers: usize, drop: usize) -> Layers {
 
 fn build(config: &str, layers: &Layers, changes: &Changes) -> Result<Deepened, SettingError> {
     let config = Object::parse(config).unwrap();
-    deepen(&Depth { configs: &[&config], donor: 0, layers }, changes)
+    deepen(&Depth { configs: &[&config], names: &["base"], donor: 0, layers }, changes)
 }
 
 /// `config` deepened by `layers` must be `config` with each pair of `edits` replaced, to the byte.

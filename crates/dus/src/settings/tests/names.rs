@@ -103,7 +103,7 @@ fn another_file_with_names_is_edited_alike() {
         {"exclude_modules": ["lm_head", "model.layers.1.mlp.gate"], "group_size": 16}}"#;
     let file = Object::parse(text).unwrap();
     let layers = copied([1, 1]);
-    let depth = Depth { configs: &[&config], donor: 0, layers: &layers };
+    let depth = Depth { configs: &[&config], names: &["base"], donor: 0, layers: &layers };
     let renamed = rename_modules(&depth, &[Some(&file)]).unwrap().unwrap();
     let names = renamed.object("quantization").unwrap().get("exclude_modules");
     assert_eq!(

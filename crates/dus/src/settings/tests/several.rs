@@ -4,7 +4,7 @@ use super::*;
 
 fn build_two(x: &str, e: &str, layers: &Layers) -> Result<Deepened, SettingError> {
     let (x, e) = (Object::parse(x).unwrap(), Object::parse(e).unwrap());
-    deepen(&Depth { configs: &[&x, &e], donor: 0, layers }, &Changes::default())
+    deepen(&Depth { configs: &[&x, &e], names: &["x", "e"], donor: 0, layers }, &Changes::default())
 }
 
 #[track_caller]
@@ -20,17 +20,17 @@ fn shapes_and_vocabulary_must_agree() {
     check_error(
         LLAMA,
         &LLAMA.replace("32000", "32016"),
-        "`vocab_size` is 32016 in model 1, but 32000 in model 0",
+        "`vocab_size` is 32016 in e, but 32000 in x",
     );
     check_error(
         LLAMA,
         &LLAMA.replace("64,", "64, \"head_dim\": 64,"),
-        "`head_dim` is 64 in model 1, but 128 in model 0",
+        "`head_dim` is 64 in e, but 128 in x",
     );
     check_error(
         LLAMA,
         &LLAMA.replace("64,", "64, \"quantization_config\": {\"quant_method\": \"fp8\"},"),
-        "`quantization_config` is {\"quant_method\": \"fp8\"} in model 1, but absent in model 0",
+        "`quantization_config` is {\"quant_method\": \"fp8\"} in e, but absent in x",
     );
 }
 
@@ -40,7 +40,7 @@ fn what_only_shapes_the_arithmetic_is_said() {
     let built = build_two(LLAMA, &other, &vec![vec![(0, 0)], vec![(1, 1)], vec![(1, 0)]]).unwrap();
     assert_eq!(
         built.notes,
-        ["`rms_norm_eps` is 1e-06 in model 1, but 1e-05 in model 0; the latter is written"]
+        ["`rms_norm_eps` is 1e-06 in e, but 1e-05 in x; the latter is written"]
     );
     assert_eq!(built.config.text("num_hidden_layers"), Some("3"));
     assert_eq!(built.config.text("rms_norm_eps"), Some("1e-05"));
@@ -62,6 +62,6 @@ fn lists_take_each_layers_entry_from_its_model() {
     check_error(
         x,
         r#"{"num_hidden_layers": 2, "quantization_config": {"ignore": ["lm_head"]}}"#,
-        "`layer_types` goes by layer and is missing in model 1",
+        "`layer_types` goes by layer and is missing in e",
     );
 }
