@@ -31,7 +31,7 @@ What `cp` copies: the base's files, then the first of them again, until exactly 
 written as `dus` wrote. So both read the same 14.5 GB and write the same 21.46 GB. The last file is
 cut short by a limit on the size of files (RLIMIT_FSIZE), which ends `cp` at that byte: all bytes
 are moved by `cp` in its own way. Where the disk can share extents, `cp --reflink=never` and
-`dus --copy kernel` are used, so that both really copy.
+`dus --copy stream` are used, so that both really copy (the kernel would share).
 
 Processor time and peak memory are the kernel's numbers for the command (wait4). The kernel counts
 the memory of the starting process too, so in timed runs a peak below this script's own, which is
@@ -203,7 +203,7 @@ class Bench:
 
     def beside_cp(self, title, target, before, *options):
         if self.shares:
-            options += ("--copy", "kernel")
+            options += ("--copy", "stream")
         out = self.scratch / "out"
         self.total = None
         runs = {"d": [], "c": []}

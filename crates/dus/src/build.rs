@@ -16,6 +16,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::manifest::{self, Manifest};
 use crate::movement::{self, CopyMode, Filled, Moved};
+use crate::new_file::NewFile;
 use crate::open_file::{OpenFile, open_files};
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
@@ -179,7 +180,8 @@ pub fn build(
     (watch.progress)(Progress::Syncing);
     for shard in &shards {
         watch.check()?;
-        shard.file.sync_all().map_err(shard.failed("synced"))?;
+        let open = shard.open();
+        open.file.sync_all().map_err(open.failed("synced"))?;
     }
     check(blueprint, dir)?;
     watch.check()?;
@@ -199,10 +201,9 @@ fn base_card(blueprint: &Blueprint) -> Result<String> {
 }
 
 /// Creates the shards at their final length, with their headers.
-fn create_shards(blueprint: &Blueprint, dir: &Path) -> Result<Vec<OpenFile>> {
+fn create_shards(blueprint: &Blueprint, dir: &Path) -> Result<Vec<NewFile>> {
     let create = |shard: &crate::shards::Shard| {
-        let file = OpenFile::create_new(dir.join(&shard.name))?;
-        file.file.set_len(shard.bytes()).map_err(file.failed("written"))?;
+        let file = NewFile::create(dir.join(&shard.name), shard.bytes())?;
         file.write_all_at(&shard.header, 0)?;
         Ok(file)
     };

@@ -134,7 +134,8 @@ pub(crate) struct MovementArgs {
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum Copy {
-    /// Share extents where the file system can, else copy in the kernel, else read and write
+    /// Share extents where the file system can, else copy in the kernel where that helps, else read
+    /// and write
     #[default]
     Auto,
     /// Share extents; an error where nothing can be shared

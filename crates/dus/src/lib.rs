@@ -12,7 +12,7 @@
 //! - [`anatomy`], `quantised`, [`splice`], [`shards`], [`blueprint`]: from headers to every byte of
 //!   the new files
 //! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
-//! - `disk`, [`open_file`], `conversion`, [`movement`], [`output`]: where bytes are read and written
+//! - `disk`, [`open_file`], [`new_file`], `conversion`, [`movement`], [`output`]: where bytes are read and written
 //! - [`mod@build`], [`verify`], [`inspect`]: the calls that users make
 
 pub mod anatomy;
@@ -27,6 +27,7 @@ pub mod error;
 pub mod inspect;
 pub mod manifest;
 pub mod movement;
+pub mod new_file;
 pub mod open_file;
 pub mod output;
 pub mod plan;

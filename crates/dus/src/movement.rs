@@ -9,10 +9,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use checkpoint::header::BLOCK_BYTES;
+
 use crate::arithmetic::CastReport;
-use crate::conversion::{self, BLOCK_BYTES, Conversion};
+use crate::conversion::{self, Conversion};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::new_file::{Buffer, NewFile};
 use crate::open_file::OpenFile;
 use crate::progress::{Progress, Watch};
 use crate::shards::{Move, ShardLayout};
@@ -21,7 +24,7 @@ use crate::splice::{Model, Splice};
 /// How bytes that stay as they are may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CopyMode {
-    /// Shared where possible, else copied in the kernel, else read and written.
+    /// Shared where possible, else copied in the kernel where that helps, else read and written.
     #[default]
     Auto,
     /// Shared; an error where nothing can be.
@@ -48,8 +51,11 @@ pub struct Moved {
 /// Windows of the source that are copied to all their places before the next one is begun.
 const WINDOW_BYTES: u64 = 16 << 20;
 
-/// The length of a read and a write where the kernel does not copy: small enough for a core's own cache.
-const STREAM_BYTES: usize = 256 << 10;
+/// The length of a read and a write where the kernel does not copy.
+const STREAM_BYTES: usize = 1 << 20;
+
+/// Two copies under way keep the disk busy while one of them is read; more only get in each other's way.
+const COPY_WORKERS: usize = 2;
 
 /// A worker holds 3 MiB at most; more of them would not fit the 64 MB that a build may use.
 const MAX_WORKERS: usize = 16;
@@ -62,7 +68,7 @@ pub fn fill(
     models: &[Model],
     layout: &ShardLayout,
     sources: &[Vec<OpenFile>],
-    shards: &[OpenFile],
+    shards: &[NewFile],
     mode: CopyMode,
     watch: &Watch,
 ) -> Result<Filled> {
@@ -162,7 +168,7 @@ fn blocks(conversions: &[Conversion], models: &[Model]) -> Vec<Task> {
         let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
         let mut begin = tensor.range.start;
         while begin < tensor.range.end {
-            let end = tensor.range.end.min(begin + BLOCK_BYTES);
+            let end = tensor.range.end.min(begin + conversion::BLOCK_BYTES);
             tasks.push(Task {
                 model: conversion.model,
                 file: tensor.file,
@@ -177,7 +183,7 @@ fn blocks(conversions: &[Conversion], models: &[Model]) -> Vec<Task> {
 
 struct Filling<'a> {
     sources: &'a [Vec<OpenFile>],
-    shards: &'a [OpenFile],
+    shards: &'a [NewFile],
     mode: CopyMode,
     watch: &'a Watch<'a>,
     kernel: AtomicU64,
@@ -201,13 +207,13 @@ impl Filling<'_> {
                 left.push(run);
                 continue;
             }
-            match disk::share_range(&source.file, &whole, &shard.file, target) {
+            match disk::share_range(&source.file, &whole, &shard.open().file, target) {
                 Ok(()) => {}
                 Err(error) if disk::is_unsupported(&error) => {
                     left.push(run);
                     continue;
                 }
-                Err(error) => return Err(copy_failed(source, shard, error)),
+                Err(error) => return Err(copy_failed(source, shard.open(), error)),
             }
             let bytes = whole.end - whole.start;
             shared_bytes += bytes;
@@ -284,22 +290,29 @@ impl Filling<'_> {
         for (range, shard, target) in pieces {
             let shard = &self.shards[*shard];
             let (mut range, mut target) = (range.clone(), *target);
-            if self.mode != CopyMode::Stream {
-                let copied = copy_in_kernel(source, &range, shard, target)?;
+            let in_kernel = match self.mode {
+                CopyMode::Stream => false,
+                CopyMode::Kernel => true,
+                CopyMode::Auto | CopyMode::Reflink => !disk::copies_by_splice(&shard.open().file),
+            };
+            if in_kernel {
+                let copied = copy_in_kernel(source, &range, shard.open(), target)?;
                 self.kernel.fetch_add(copied, Ordering::Relaxed);
                 self.watch.moved(copied);
                 range.start += copied;
                 target += copied;
             }
             while !range.is_empty() {
-                let length = STREAM_BYTES.min((range.end - range.start) as usize);
-                let bytes = buffers.source(length);
+                // The first stretch ends at a block, so that all others begin at one.
+                let most = STREAM_BYTES as u64 - target % BLOCK_BYTES;
+                let length = most.min(range.end - range.start);
+                let bytes = buffers.source.for_offset(length as usize, target);
                 source.read_exact_at(bytes, range.start)?;
                 shard.write_all_at(bytes, target)?;
-                self.streamed.fetch_add(length as u64, Ordering::Relaxed);
-                self.watch.moved(length as u64);
-                range.start += length as u64;
-                target += length as u64;
+                self.streamed.fetch_add(length, Ordering::Relaxed);
+                self.watch.moved(length);
+                range.start += length;
+                target += length;
             }
         }
         Ok(())
@@ -317,7 +330,10 @@ impl Filling<'_> {
         let offset = task.source.start - tensor.range.start;
         let (first, length) = conversion.block(offset, task.source.end - task.source.start);
         let target_offset = first * conversion.target_element_bytes();
-        let (bytes, result) = buffers.both((task.source.end - task.source.start) as usize, length);
+        let source_bytes = (task.source.end - task.source.start) as usize;
+        let bytes = buffers.source.for_offset(source_bytes, 0);
+        let result =
+            buffers.target.for_offset(length, conversion.targets[0].offset + target_offset);
         source.read_exact_at(bytes, task.source.start)?;
         let mut report = CastReport::default();
         let once = conversion.apply(bytes, first, result);
@@ -362,33 +378,17 @@ fn copy_failed(source: &OpenFile, shard: &OpenFile, error: std::io::Error) -> Er
     Error::Copy { source_file, target, source: error }
 }
 
-/// One worker copies as fast as the disk does; arithmetic takes all cores.
+/// Copying waits for the disk; arithmetic takes all cores.
 fn num_workers(computes: bool) -> usize {
     if !computes {
-        return 1;
+        return COPY_WORKERS;
     }
-    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS)
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(COPY_WORKERS, MAX_WORKERS)
 }
 
 /// A worker's memory, kept from task to task.
 #[derive(Default)]
 struct Buffers {
-    source: Vec<u8>,
-    target: Vec<u8>,
-}
-
-impl Buffers {
-    fn source(&mut self, length: usize) -> &mut [u8] {
-        self.both(length, 0).0
-    }
-
-    fn both(&mut self, source: usize, target: usize) -> (&mut [u8], &mut [u8]) {
-        if self.source.len() < source {
-            self.source.resize(source, 0);
-        }
-        if self.target.len() < target {
-            self.target.resize(target, 0);
-        }
-        (&mut self.source[..source], &mut self.target[..target])
-    }
+    source: Buffer,
+    target: Buffer,
 }
