@@ -16,6 +16,8 @@ mod form;
 mod recipes;
 #[path = "build/shards.rs"]
 mod shards;
+#[path = "build/surroundings.rs"]
+mod surroundings;
 #[path = "build/weights.rs"]
 mod weights;
 #[path = "build/workshop.rs"]

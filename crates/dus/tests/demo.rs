@@ -149,3 +149,18 @@ fn outside_of_a_project_it_says_so() {
     fs::create_dir_all(dir.path().join("examples/tiny-mistral-32l")).unwrap();
     refused();
 }
+
+/// Another build is nobody's demo, be it of the same plan or of the same base.
+#[test]
+fn another_build_is_not_replaced() {
+    for (base, layers) in [("other", "dus(8)"), ("examples/tiny-mistral-32l", "repeat(12, 28)")] {
+        let dir = skeleton();
+        let model = testkit::TinyModel { num_hidden_layers: 32, ..Default::default() };
+        model.write(&dir.path().join("other"));
+        run(dus(dir.path()), &["build", base, "--layers", layers, "-q", "-o", "mine"]).done();
+        let before = Survey::of(&dir.path().join("mine"));
+        let said = run(dus(dir.path()), &["demo", "-o", "mine"]);
+        assert_eq!(said.code, Some(2), "{said:#?}");
+        assert_eq!(Survey::of(&dir.path().join("mine")).changes_since(&before, true), "");
+    }
+}

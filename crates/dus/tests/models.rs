@@ -256,3 +256,37 @@ fn of_unlike_depth() {
     );
     workshop.verified(&["out"]);
 }
+
+/// A model's layers between another's embeddings and head are not that model.
+#[test]
+fn a_model_with_another_s_embeddings_is_not_preserved() {
+    let whole = "e:0..n";
+    let plan = |keys: &str| workshop(whole, keys).plan(&["recipes/r.toml"]);
+    assert_eq!(plan("")["function_preserving"], true);
+    assert_eq!(plan("embeddings = \"x\"")["function_preserving"], false);
+    assert_eq!(plan("lm_head = \"x\"")["function_preserving"], false);
+}
+
+/// Which tensors of an unknown family are embeddings and which are the head, nobody knows.
+#[test]
+fn globals_of_an_unknown_family_come_from_one_model() {
+    let workshop = Workshop::new();
+    for (seed, name) in ["x", "e"].into_iter().enumerate() {
+        let model = TinyModel { seed: seed as u64, ..TinyModel::of(Family::Gpt2) };
+        model.write(&workshop.path(name));
+    }
+    let models = ["--model", "x=x", "--model", "e=e", "--layers", "x:0..3 + e:1..4"];
+    workshop.refused(&models, &["embeddings, norm and head", "one model"], true);
+    let one = ["--embeddings", "e", "--norm", "e", "--lm-head", "e"];
+    workshop.build(&[&models[..], &one].concat());
+}
+
+#[test]
+fn verify_wants_the_models_by_name() {
+    let workshop = workshop("x:0..3 + e:1..4", "");
+    workshop.build(&["recipes/r.toml"]);
+    let run = workshop.dus(&["verify", "out", "--base", "recipes/x"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("several models (x, e)"), "{}", run.stderr);
+    workshop.verified(&["out", "--model", "x=recipes/x"]);
+}

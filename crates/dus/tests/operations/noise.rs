@@ -150,3 +150,13 @@ fn of_what_has_no_size() {
         assert_eq!(changed, name.contains(".q_proj."), "{name}");
     }
 }
+
+/// Noise is relative to a size that such a tensor does not have.
+#[test]
+fn on_values_that_are_not_finite_is_refused() {
+    for odd in [f32::NAN, f32::INFINITY] {
+        let workshop = base(&tensor(Dtype::F32, &[3], &[1.0, odd, 2.0]));
+        let args = ["base", "--layers", "0 + 1{mlp: noise 0.1}"];
+        workshop.refused(&args, &["model.layers.1.mlp.weight", "not finite"], false);
+    }
+}

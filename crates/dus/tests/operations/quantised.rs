@@ -80,3 +80,27 @@ fn operations_are_refused_by_the_tensor() {
         assert_eq!(tensor.bytes.iter().all(|&it| it == 0), name.contains(".norm."), "{name}");
     }
 }
+
+/// Integers with a scale are quantised weights, whatever the config says of them.
+#[test]
+fn weights_of_integers_are_known_by_their_scale() {
+    let named = |name: &str, dtype| bases::bytes(&format!("h.0.{name}"), dtype, &[4]);
+    let tensors = [
+        named("proj.weight", Dtype::I8),
+        named("proj.weight_scale", Dtype::BF16),
+        named("norm.weight", Dtype::BF16),
+        named("norm.logit_scale", Dtype::BF16),
+    ];
+    let workshop = Workshop::new();
+    let config = json!({ "model_type": "unheard-of", "num_hidden_layers": 1 });
+    bases::write(&workshop.path("base"), &config, &tensors);
+    let cast = ["base", "--layers", "(0)*2", "--dtype", "float16"];
+    workshop.refused(&cast, &["h.0.proj.weight", "I8"], true);
+    let scaled = ["base", "--layers", "(0){weight_scale: scale 2}*2"];
+    workshop.refused(&scaled, &["h.0.proj.weight_scale", "quantised"], true);
+    // A scale of numbers that stand for themselves is one of them.
+    workshop.build(&["base", "--layers", "(0){logit_scale: zero}*2"]);
+    let built = workshop.built();
+    assert_eq!(built["h.1.norm.logit_scale"].bytes, [0; 8]);
+    assert_eq!(built["h.1.proj.weight"], tensors[0].1);
+}
