@@ -178,7 +178,12 @@ impl Manifest {
         };
         for model in &self.models {
             let spec = match (&model.path, &model.hub, &model.revision) {
-                (Some(path), ..) => path.clone(),
+                (Some(path), ..) => {
+                    // Without the detour through this folder, where the base is still there.
+                    let base = dir.join(path);
+                    let base = base.canonicalize().unwrap_or(base);
+                    base.to_str().map_or_else(|| path.clone(), str::to_owned)
+                }
                 (None, hub, revision) => format!(
                     "{}@{}",
                     hub.as_deref().unwrap_or_default(),

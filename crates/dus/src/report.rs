@@ -202,7 +202,8 @@ pub(crate) fn verdict(verdict: &Verdict, out: &str) -> String {
             Bytes(verdict.bytes)
         );
     }
-    let mut text = format!("{out}: {} differences\n", verdict.differences.len());
+    let many = if verdict.differences.len() == 1 { "" } else { "s" };
+    let mut text = format!("{out}: {} difference{many}\n", verdict.differences.len());
     for difference in &verdict.differences {
         let _ = writeln!(text, "  {difference}");
     }
