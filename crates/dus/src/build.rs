@@ -1,7 +1,7 @@
 //! Carries out a blueprint: writes, checks, syncs, and only then shows the new model.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use checkpoint::Checkpoint;
@@ -257,7 +257,16 @@ fn copy_side_files(blueprint: &Blueprint, dir: &Path) -> Result<()> {
         // Not `fs::copy`, which would copy the mode as well: modes follow the umask.
         let mut source = File::open(&side.path).map_err(read)?;
         let mut file = File::create_new(&target).map_err(written)?;
-        std::io::copy(&mut source, &mut file).map_err(written)?;
+        // Nor `io::copy`, which does not go on where the kernel stops copying in the midst of a file.
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => file.write_all(&buffer[..length]).map_err(written)?,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(read(error)),
+            }
+        }
         file.sync_all().map_err(written)?;
     }
     Ok(())

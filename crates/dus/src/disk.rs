@@ -149,9 +149,17 @@ mod linux {
     /// Whether copying in the kernel is only a splice here, 64 KiB at a time, which takes longer than
     /// reading and writing: so it is on disks of this machine. Servers copy on their side.
     pub(crate) fn copies_by_splice(file: &File) -> bool {
-        /// `statfs(2)`: ext2 to ext4, XFS, btrfs, F2FS, tmpfs, ZFS, bcachefs.
-        const LOCAL: [i64; 7] =
-            [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x2fc1_2fc1, 0xca45_1a4e];
+        /// `statfs(2)`: ext2 to ext4, XFS, btrfs, F2FS, tmpfs, ZFS, bcachefs, overlayfs.
+        const LOCAL: [i64; 8] = [
+            0xef53,
+            0x5846_5342,
+            0x9123_683e,
+            0xf2f5_2010,
+            0x0102_1994,
+            0x2fc1_2fc1,
+            0xca45_1a4e,
+            0x794c_7630,
+        ];
         sys::fstatfs(file).is_ok_and(|stat| LOCAL.contains(&stat.f_type))
     }
 

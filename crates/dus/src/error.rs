@@ -472,7 +472,7 @@ impl Error {
                 "--allow-overflow writes them as infinity; bfloat16 has the range of float32".to_owned()
             }
             Self::OutputNotEmpty { is_build: true, .. } => {
-                "--force replaces what an earlier build left".to_owned()
+                "--force of `dus build` replaces what an earlier build left; -o names another place".to_owned()
             }
             Self::CannotShare { .. } => {
                 "base and output must lie on one file system with shared extents (XFS, btrfs); \

@@ -203,6 +203,16 @@ impl Partial {
         };
         let out = self.output.path.clone();
         self.lock.sync_all().map_err(failed(&self.dir, "synced"))?;
+        // Locked until it is gone: by its free lock another build would take an earlier build, once
+        // it has changed places with the new one, for what a killed build left.
+        let mut earlier_lock = None;
+        if self.output.found == Found::Build {
+            let lock = File::open(&out).map_err(failed(&out, "opened"))?;
+            if !disk::lock(&lock).map_err(failed(&out, "locked"))? {
+                return Err(Error::Busy { partial: out });
+            }
+            earlier_lock = Some(lock);
+        }
         let earlier = if self.output.found == Found::Build {
             match disk::exchange(&self.dir, &out) {
                 Ok(()) => Some(self.dir.clone()),
@@ -221,6 +231,7 @@ impl Partial {
             // The new model stands; what cannot be removed now is removed by the next build.
             let _ = fs::remove_dir_all(earlier);
         }
+        drop(earlier_lock);
         Ok(())
     }
 }
@@ -249,8 +260,13 @@ fn lock_folder(dir: &Path) -> Result<File> {
     loop {
         let created = match fs::create_dir(dir) {
             Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !dir.is_symlink() => {
-                false
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match dir.symlink_metadata() {
+                    Ok(there) if there.is_dir() => false,
+                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
+                    // A file, a pipe or a link of this name is not ours to open or to remove.
+                    _ => return Err(failed("created")(error)),
+                }
             }
             Err(error) => return Err(failed("created")(error)),
         };

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 pub enum Progress {
     /// It begins with this many bytes to move or compare.
     Begin {
-        /// What is done with them, as in "copying".
+        /// What is done with them, as in "building".
         doing: &'static str,
         /// How many.
         bytes: u64,

@@ -26,8 +26,10 @@ impl Terminal {
         let signal = Arc::new(AtomicUsize::new(0));
         let asked = Arc::new(AtomicBool::new(false));
         for number in [SIGINT, SIGTERM] {
-            // The second one ends the process, whatever it waits for.
-            signal_hook::flag::register_conditional_default(number, Arc::clone(&asked))?;
+            if number == SIGINT {
+                // The second ^C ends the process, whatever it waits for.
+                signal_hook::flag::register_conditional_default(number, Arc::clone(&asked))?;
+            }
             signal_hook::flag::register(number, Arc::clone(&asked))?;
             let value = usize::try_from(number).map_err(io::Error::other)?;
             signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;

@@ -66,8 +66,8 @@ fn an_old_build_stays_when_the_new_one_fails() {
         "fsync,fdatasync:error=EIO:when=1",
         "fsync,fdatasync:error=EIO:when=5",
         "ftruncate:error=ENOSPC",
-        "copy_file_range:error=EIO:when=3",
-        "copy_file_range:error=ENOSPC:when=3",
+        "copy_file_range:error=EIO:when=1",
+        "copy_file_range:error=ENOSPC:when=1",
         // The two cannot change places.
         "?renameat2:error=EIO",
     ] {
