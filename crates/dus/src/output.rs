@@ -203,22 +203,8 @@ impl Partial {
         };
         let out = self.output.path.clone();
         self.lock.sync_all().map_err(failed(&self.dir, "synced"))?;
-        // Locked until it is gone: by its free lock another build would take an earlier build, once
-        // it has changed places with the new one, for what a killed build left.
-        let mut earlier_lock = None;
-        if self.output.found == Found::Build {
-            let lock = File::open(&out).map_err(failed(&out, "opened"))?;
-            if !disk::lock(&lock).map_err(failed(&out, "locked"))? {
-                return Err(Error::Busy { partial: out });
-            }
-            earlier_lock = Some(lock);
-        }
         let earlier = if self.output.found == Found::Build {
-            match disk::exchange(&self.dir, &out) {
-                Ok(()) => Some(self.dir.clone()),
-                Err(error) if disk::is_unsupported(&error) => Some(self.replace_in_two_steps()?),
-                Err(error) => return Err(failed(&out, "replaced")(error)),
-            }
+            Some(self.replace(&out)?)
         } else {
             fs::rename(&self.dir, &out).map_err(failed(&out, "replaced"))?;
             None
@@ -227,16 +213,30 @@ impl Partial {
         let above = out.parent().unwrap_or(Path::new("/"));
         let synced = File::open(above).and_then(|above| above.sync_all());
         synced.map_err(failed(above, "synced"))?;
-        if let Some(earlier) = earlier {
+        if let Some((earlier, lock)) = earlier {
             // The new model stands; what cannot be removed now is removed by the next build.
             let _ = fs::remove_dir_all(earlier);
+            drop(lock);
         }
-        drop(earlier_lock);
         Ok(())
     }
-}
 
-impl Partial {
+    /// Replaces the earlier build at `out`; returns where that is now, and its lock.
+    ///
+    /// By a free lock another build would take it, in its hidden place, for what a killed one left.
+    fn replace(&self, out: &Path) -> Result<(PathBuf, File)> {
+        let failed = |doing| move |source| Error::Io { path: out.to_owned(), doing, source };
+        let lock = File::open(out).map_err(failed("opened"))?;
+        if !disk::lock(&lock).map_err(failed("locked"))? {
+            return Err(Error::Busy { partial: out.to_owned() });
+        }
+        match disk::exchange(&self.dir, out) {
+            Ok(()) => Ok((self.dir.clone(), lock)),
+            Err(error) if disk::is_unsupported(&error) => Ok((self.replace_in_two_steps()?, lock)),
+            Err(error) => Err(failed("replaced")(error)),
+        }
+    }
+
     /// Moves the earlier build aside and the new one to its place; returns where the earlier one is.
     fn replace_in_two_steps(&self) -> Result<PathBuf> {
         let out = &self.output.path;

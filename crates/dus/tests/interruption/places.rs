@@ -114,6 +114,13 @@ fn a_file_with_the_hidden_folder_s_name_is_not_removed() {
     assert_eq!(fs::read_to_string(dir.path().join(".out.dus-partial")).unwrap(), "mine");
     check_names(dir.path(), &[".out.dus-partial", "base"]);
 
+    // A pipe is not waited for.
+    fs::remove_file(dir.path().join(".out.dus-partial")).unwrap();
+    let made =
+        std::process::Command::new("mkfifo").arg(dir.path().join(".out.dus-partial")).status();
+    assert!(made.unwrap().success());
+    run(dus(dir.path()), &args).refused(&[".out.dus-partial"]);
+
     // Nor is what a link of that name leads to.
     fs::remove_file(dir.path().join(".out.dus-partial")).unwrap();
     fs::create_dir(dir.path().join("mine")).unwrap();

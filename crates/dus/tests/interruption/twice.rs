@@ -146,3 +146,30 @@ fn held_up_at_the_lock_and_before_the_first_byte() {
     let second = "inject=copy_file_range:delay_enter=800000:when=1";
     check_held_up_at_the_lock(true, &first, second);
 }
+
+/// The earlier build is being removed, for 200 ms a file, while another build comes by: that one may
+/// not take its folder for what a killed build left.
+#[test]
+fn held_up_while_the_earlier_build_is_removed() {
+    if !has_strace() {
+        return;
+    }
+    let dir = with_base();
+    run(dus(dir.path()), &args(2, false)).done();
+    let earlier = fs::canonicalize(dir.path().join("out")).unwrap();
+    let written = |plan: &str| {
+        let manifest = fs::read_to_string(earlier.join("dus.json")).unwrap_or_default();
+        manifest.contains(plan)
+    };
+    let slow = ["-e", "trace=unlinkat,unlink", "-e", "inject=unlinkat,unlink:delay_enter=200000"];
+    let args = [0, 1].map(|plan| args(plan, true));
+    let mut first = spawn(dus_under_strace(dir.path(), &slow), &args[0]);
+    while !written(PLANS[0].0) {
+        assert!(first.try_wait().unwrap().is_none(), "the first build ended without a change");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let later = said(&args[1], &spawn(dus(dir.path()), &args[1]).wait_with_output().unwrap());
+    later.refused(&["another build is writing"]);
+    let ended = [(0, said(&args[0], &first.wait_with_output().unwrap()))];
+    check_one_won(dir.path(), &ended);
+}
