@@ -116,6 +116,7 @@ pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<
 pub fn obstacles_anywhere(blueprint: &Blueprint, dir: &Path, options: &Options) -> Vec<Error> {
     let mut obstacles = blueprint.obstacles();
     obstacles.extend(quant_config(blueprint).err());
+    obstacles.extend(base_card(blueprint).err());
     for side in &blueprint.side_files.kept {
         obstacles.extend(OpenFile::open(side.path.clone()).err());
     }

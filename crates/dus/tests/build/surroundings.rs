@@ -20,6 +20,14 @@ fn a_stray_byte_in_the_base_s_card_does_not_lose_its_licence() {
 }
 
 #[test]
+fn a_card_that_cannot_be_read_is_foreseen() {
+    let workshop = Workshop::with(&TinyModel::default());
+    fs::remove_file(workshop.path("base/README.md")).ok();
+    fs::create_dir(workshop.path("base/README.md")).unwrap();
+    workshop.refused(&["base", "--layers", PLAN], &["README.md cannot be read"], true);
+}
+
+#[test]
 fn other_checkpoints_and_mistral_s_own_config_stay_behind() {
     let workshop = Workshop::with(&TinyModel::default());
     workshop.write("base/params.json", "{\"n_layers\": 4}");
