@@ -6,6 +6,7 @@
 //!
 //! - [`tensor`]: a tensor's bytes, made up from its name
 //! - [`family`]: tensor names, shapes and config keys of model families
+//! - [`published`]: configs as they were published
 //! - [`model`]: [`TinyModel`], a Hugging Face folder of a few kilobytes
 //! - [`side_files`]: what stands beside the weights
 //! - [`weights`]: tensors written to a folder's files, and read back
@@ -17,6 +18,7 @@
 pub mod family;
 pub mod hub;
 pub mod model;
+pub mod published;
 pub mod raw;
 pub mod side_files;
 pub mod splice;

@@ -5,38 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::recipe::{Draft, Source};
 use serde_json::Value;
-use testkit::{Family, TinyModel};
+use testkit::{Family, TinyModel, published};
 
 use crate::bases::{Hollow, greedy};
 use crate::form;
 use crate::workshop::{LAYERS, Workshop};
-
-/// The `config.json` of Mistral-7B-v0.1, byte for byte.
-const MISTRAL_7B: &str = r#"{
-  "architectures": [
-    "MistralForCausalLM"
-  ],
-  "bos_token_id": 1,
-  "eos_token_id": 2,
-  "hidden_act": "silu",
-  "hidden_size": 4096,
-  "initializer_range": 0.02,
-  "intermediate_size": 14336,
-  "max_position_embeddings": 32768,
-  "model_type": "mistral",
-  "num_attention_heads": 32,
-  "num_hidden_layers": 32,
-  "num_key_value_heads": 8,
-  "rms_norm_eps": 1e-05,
-  "rope_theta": 10000.0,
-  "sliding_window": 4096,
-  "tie_word_embeddings": false,
-  "torch_dtype": "bfloat16",
-  "transformers_version": "4.34.0.dev0",
-  "use_cache": true,
-  "vocab_size": 32000
-}
-"#;
 
 const MISTRAL: Hollow = Hollow {
     hidden_size: 4096,
@@ -131,9 +104,9 @@ fn tensor_bytes(plan: &Value) -> Vec<u64> {
 
 /// Mistral-7B as it was published, but for the numbers in its tensors.
 fn mistral() -> Workshop {
-    assert_eq!(MISTRAL_7B.len(), 571, "the official file's length");
+    assert_eq!(published::MISTRAL_7B_CONFIG.len(), 571, "the official file's length");
     let workshop = Workshop::new();
-    MISTRAL.write(&workshop.path("base"), MISTRAL_7B);
+    MISTRAL.write(&workshop.path("base"), published::MISTRAL_7B_CONFIG);
     let bytes: Vec<u64> = greedy(&MISTRAL.sizes(), MISTRAL.max_shard_bytes)
         .iter()
         .map(|names| {

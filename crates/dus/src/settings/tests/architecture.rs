@@ -1,33 +1,8 @@
 //! Mistral as Llama: SOLAR's own case.
 
-use super::*;
+use testkit::published::MISTRAL_7B_CONFIG as MISTRAL;
 
-/// The config of mistralai/Mistral-7B-v0.1, whole.
-const MISTRAL: &str = r#"{
-  "architectures": [
-    "MistralForCausalLM"
-  ],
-  "bos_token_id": 1,
-  "eos_token_id": 2,
-  "hidden_act": "silu",
-  "hidden_size": 4096,
-  "initializer_range": 0.02,
-  "intermediate_size": 14336,
-  "max_position_embeddings": 32768,
-  "model_type": "mistral",
-  "num_attention_heads": 32,
-  "num_hidden_layers": 32,
-  "num_key_value_heads": 8,
-  "rms_norm_eps": 1e-05,
-  "rope_theta": 10000.0,
-  "sliding_window": 4096,
-  "tie_word_embeddings": false,
-  "torch_dtype": "bfloat16",
-  "transformers_version": "4.34.0.dev0",
-  "use_cache": true,
-  "vocab_size": 32000
-}
-"#;
+use super::*;
 
 /// SOLAR's, but for `_name_or_path`, `use_cache` and the version; with `mlp_bias`, which is younger.
 const SOLAR: &str = r#"{
