@@ -44,8 +44,7 @@ pub(crate) struct Target {
 impl Conversion {
     /// The element that a block begins with, and the length of its result in bytes.
     pub(crate) fn block(&self, offset: u64, bytes: u64) -> (u64, usize) {
-        let width = self.transform.source_width() as u64;
-        (offset / width, (bytes / width) as usize * self.transform.target_width())
+        self.transform.block(offset, bytes)
     }
 
     pub(crate) fn target_element_bytes(&self) -> u64 {

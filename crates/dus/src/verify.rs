@@ -231,9 +231,8 @@ impl<'a> Comparison<'a> {
         let (first, begin, target_bytes) = match &pair.transform {
             None => (0, block.start, source_bytes),
             Some(transform) => {
-                let first = block.start / transform.source_width() as u64;
-                let width = transform.target_width();
-                (first, first * width as u64, source_bytes / transform.source_width() * width)
+                let (first, target_bytes) = transform.block(block.start, block.end - block.start);
+                (first, first * transform.target_width() as u64, target_bytes)
             }
         };
         let computed_bytes = if pair.transform.is_some() { target_bytes } else { 0 };

@@ -105,6 +105,14 @@ impl Transform {
         self.to.width()
     }
 
+    /// The element that begins `offset` bytes into the source, and how many bytes of the target the
+    /// `bytes` from there on become.
+    #[must_use]
+    pub fn block(&self, offset: u64, bytes: u64) -> (u64, usize) {
+        let width = self.source_width() as u64;
+        (offset / width, (bytes / width) as usize * self.target_width())
+    }
+
     /// Transforms `source`, whose first element is number `first` of its tensor, into `target`.
     ///
     /// # Panics
