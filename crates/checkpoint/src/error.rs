@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::gguf::GgufError;
+
 /// A `Result` whose error is this crate's.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -63,11 +65,22 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// GGUF files are not read yet.
-    #[error("{} is a GGUF file, which is not supported yet; give a Hugging Face folder", path.display())]
+    /// A GGUF file that is broken, or of a kind that is not known.
+    #[error("{} is not read as GGUF", path.display())]
     Gguf {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+
+    /// A folder of GGUF files, each of which may be a model.
+    #[error("{} holds GGUF files, such as {file}; give the file", dir.display())]
+    FolderOfGguf {
+        /// The folder.
+        dir: PathBuf,
+        /// One of the files.
+        file: String,
     },
 
     /// A folder with no weights of any known form.

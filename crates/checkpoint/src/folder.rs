@@ -297,7 +297,7 @@ fn without_weights(dir: &Path) -> Result<Error> {
     {
         Error::Pickle { dir, file }
     } else if let Some(file) = find(&|name| ends(name, &[".gguf"])) {
-        Error::Gguf { path: dir.join(file) }
+        Error::FolderOfGguf { dir, file }
     } else {
         Error::NoWeights { dir }
     })

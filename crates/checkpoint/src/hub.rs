@@ -64,8 +64,7 @@ fn folder(path: PathBuf) -> Result<Location> {
     if path.is_dir() {
         return Ok(Location { dir: path, hub: None });
     }
-    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    Err(if is_gguf { Error::Gguf { path } } else { Error::NotAFolder { path } })
+    Err(Error::NotAFolder { path })
 }
 
 /// `~` and `~/…`, which no shell expands inside a recipe.

@@ -14,6 +14,7 @@
 pub mod error;
 pub mod family;
 pub mod folder;
+pub mod gguf;
 pub mod header;
 pub mod hub;
 pub mod json;
