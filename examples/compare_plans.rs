@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for plan in PLANS {
         let base = Source { spec: model.clone(), relative_to: "".into() };
         let draft = Draft { base: Some(base), layers: Some(plan.to_owned()), ..Draft::default() };
-        let blueprint = Blueprint::new(draft.finish()?, LayoutKind::Size)?;
+        let blueprint = Blueprint::new(draft.finish()?, LayoutKind::Size, None)?;
         writeln!(
             stdout,
             "{plan:<26} {:>3} layers  J = {:>3}  {:>12} parameters",

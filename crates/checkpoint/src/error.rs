@@ -59,8 +59,8 @@ pub enum Error {
     },
 
     /// A model is asked for and a file of another kind is there.
-    #[error("{} is a file; a model is a folder with config.json and safetensors files", path.display())]
-    NotAFolder {
+    #[error("{} is neither a folder with config.json and safetensors files nor a .gguf file", path.display())]
+    NotAModelFile {
         /// The file.
         path: PathBuf,
     },

@@ -1,160 +1,61 @@
 //! A model in Hugging Face's form: a folder with `config.json` and safetensors files.
 //!
-//! [`Checkpoint::open`] reads the config and every header, never a tensor, and what it returns has
-//! been checked: each tensor lies whole in a regular file of the folder and has one place.
+//! Opening it reads the config and every header, never a tensor, and what comes of it has been
+//! checked: each tensor lies whole in a regular file of the folder and has one place.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
-
-use safetensors::Dtype;
 
 use crate::error::{Error, Result};
 use crate::header;
 use crate::json::{Entries, Object};
-use crate::side_files::{self, SideFiles};
+use crate::model::{CONFIG, Checkpoint, Tensor, WeightFile};
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
-const CONFIG: &str = "config.json";
 
-/// A model's folder: its config and where each of its tensors lies.
-#[derive(Debug)]
-pub struct Checkpoint {
-    dir: PathBuf,
-    config: Object,
-    files: Vec<WeightFile>,
-    tensors: Vec<Tensor>,
-    by_name: HashMap<String, usize>,
-}
-
-/// A safetensors file of a checkpoint.
-#[derive(Debug, Clone)]
-pub struct WeightFile {
-    /// Its name in the folder.
-    pub name: String,
-    /// Where it lies.
-    pub path: PathBuf,
-    /// Its length in bytes.
-    pub bytes: u64,
-}
-
-/// A tensor of a checkpoint.
-#[derive(Debug, Clone)]
-pub struct Tensor {
-    /// Its name.
-    pub name: String,
-    /// The type of its elements.
-    pub dtype: Dtype,
-    /// Its shape; empty for a scalar.
-    pub shape: Vec<usize>,
-    /// The index of its file in [`Checkpoint::files`].
-    pub file: usize,
-    /// Its bytes in that file.
-    pub range: Range<u64>,
-}
-
-impl Tensor {
-    /// Its length in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.range.end - self.range.start
+/// Reads the config and all headers of the model in the folder `dir`.
+pub(crate) fn open(dir: &Path) -> Result<Checkpoint> {
+    let usual = weights(dir)?;
+    if usual.is_none() && dir.join(CONFIG).symlink_metadata().is_err() {
+        return Err(without_weights(dir)?);
     }
+    let config = read_config(dir)?;
+    let Some(weights) = named_by_config(dir, &config)?.or(usual) else {
+        return Err(without_weights(dir)?);
+    };
+    let (files, expected) = weights.files(dir)?;
 
-    /// The number of its elements.
-    #[must_use]
-    pub fn num_elements(&self) -> u64 {
-        self.shape.iter().map(|&dim| dim as u64).product()
-    }
-}
-
-impl Checkpoint {
-    /// Reads the config and all headers of the model in the folder `dir`.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let usual = weights(dir)?;
-        if usual.is_none() && dir.join(CONFIG).symlink_metadata().is_err() {
-            return Err(without_weights(dir)?);
-        }
-        let config = read_config(dir)?;
-        let Some(weights) = named_by_config(dir, &config)?.or(usual) else {
-            return Err(without_weights(dir)?);
-        };
-        let (files, expected) = weights.files(dir)?;
-
-        let mut tensors: Vec<Tensor> = Vec::new();
-        let mut by_name: HashMap<String, usize> = HashMap::new();
-        for (file, weight_file) in files.iter().enumerate() {
-            for tensor in header::read(&weight_file.path)? {
-                if let Some(expected) = expected.get(&tensor.name)
-                    && *expected != weight_file.name
-                {
-                    return Err(Error::TensorInOtherShard {
-                        tensor: tensor.name,
-                        shard: weight_file.path.clone(),
-                        expected: expected.clone(),
-                    });
-                }
-                if let Some(&first) = by_name.get(&tensor.name) {
-                    return Err(Error::TensorTwice {
-                        tensor: tensor.name,
-                        first: files[tensors[first].file].name.clone(),
-                        second: weight_file.name.clone(),
-                    });
-                }
-                by_name.insert(tensor.name.clone(), tensors.len());
-                let header::HeaderTensor { name, dtype, shape, range } = tensor;
-                tensors.push(Tensor { name, dtype, shape, file, range });
+    let mut tensors: Vec<Tensor> = Vec::new();
+    let mut by_name: HashMap<String, usize> = HashMap::new();
+    for (file, weight_file) in files.iter().enumerate() {
+        for tensor in header::read(&weight_file.path)? {
+            if let Some(expected) = expected.get(&tensor.name)
+                && *expected != weight_file.name
+            {
+                return Err(Error::TensorInOtherShard {
+                    tensor: tensor.name,
+                    shard: weight_file.path.clone(),
+                    expected: expected.clone(),
+                });
             }
+            if let Some(&first) = by_name.get(&tensor.name) {
+                return Err(Error::TensorTwice {
+                    tensor: tensor.name,
+                    first: files[tensors[first].file].name.clone(),
+                    second: weight_file.name.clone(),
+                });
+            }
+            by_name.insert(tensor.name.clone(), tensors.len());
+            let header::HeaderTensor { name, dtype, shape, range } = tensor;
+            tensors.push(Tensor { name, encoding: dtype.into(), shape, file, range });
         }
-        if let Some((tensor, shard)) =
-            expected.iter().find(|(name, _)| !by_name.contains_key(*name))
-        {
-            return Err(Error::MissingTensor { tensor: tensor.clone(), shard: dir.join(shard) });
-        }
-        Ok(Self { dir: dir.to_owned(), config, files, tensors, by_name })
     }
-
-    /// The folder.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    if let Some((tensor, shard)) = expected.iter().find(|(name, _)| !by_name.contains_key(*name)) {
+        return Err(Error::MissingTensor { tensor: tensor.clone(), shard: dir.join(shard) });
     }
-
-    /// Its `config.json`.
-    #[must_use]
-    pub fn config(&self) -> &Object {
-        &self.config
-    }
-
-    /// The path of its `config.json`.
-    #[must_use]
-    pub fn config_path(&self) -> PathBuf {
-        self.dir.join(CONFIG)
-    }
-
-    /// Its safetensors files, sorted by name.
-    #[must_use]
-    pub fn files(&self) -> &[WeightFile] {
-        &self.files
-    }
-
-    /// Its tensors, file by file in the order of their bytes.
-    #[must_use]
-    pub fn tensors(&self) -> &[Tensor] {
-        &self.tensors
-    }
-
-    /// The tensor called `name`.
-    #[must_use]
-    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.by_name.get(name).map(|&i| &self.tensors[i])
-    }
-
-    /// Lists the files beside the weights.
-    pub fn side_files(&self) -> Result<SideFiles> {
-        side_files::list(&self.dir)
-    }
+    Ok(Checkpoint::new(dir, config, None, files, tensors))
 }
 
 /// Reads a JSON object from a file that may be a stand-in for it.

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 /// A model found on this machine.
 #[derive(Debug, Clone)]
 pub struct Location {
-    /// The folder that holds it.
-    pub dir: PathBuf,
+    /// The folder that holds it, or the GGUF file.
+    pub path: PathBuf,
     /// Where it came from, if it was asked for by hub id.
     pub hub: Option<HubId>,
 }
@@ -30,7 +30,7 @@ pub struct HubId {
 pub fn locate(spec: &str, relative_to: &Path) -> Result<Location> {
     let path = relative_to.join(expand_home(spec));
     if path.exists() {
-        return folder(path);
+        return model(path);
     }
     let file_like = [".toml", ".yml", ".yaml", ".gguf", ".safetensors"];
     if spec.starts_with(['.', '/', '~'])
@@ -57,14 +57,15 @@ pub fn locate(spec: &str, relative_to: &Path) -> Result<Location> {
     if !dir.is_dir() {
         return Err(Error::NotInCache { spec: spec.to_owned(), cache });
     }
-    Ok(Location { dir, hub: Some(HubId { repo: repo.to_owned(), commit }) })
+    Ok(Location { path: dir, hub: Some(HubId { repo: repo.to_owned(), commit }) })
 }
 
-fn folder(path: PathBuf) -> Result<Location> {
-    if path.is_dir() {
-        return Ok(Location { dir: path, hub: None });
+fn model(path: PathBuf) -> Result<Location> {
+    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    if path.is_dir() || is_gguf {
+        return Ok(Location { path, hub: None });
     }
-    Err(Error::NotAFolder { path })
+    Err(Error::NotAModelFile { path })
 }
 
 /// `~` and `~/…`, which no shell expands inside a recipe.

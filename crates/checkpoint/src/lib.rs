@@ -1,4 +1,4 @@
-//! Reads and writes model files: Hugging Face folders of safetensors.
+//! Reads and writes model files: Hugging Face folders of safetensors, and GGUF files.
 //!
 //! This crate knows what lies where in a model's files. It knows nothing of layer plans, command
 //! lines or tensor arithmetic, and it prints nothing. In reading order:
@@ -8,9 +8,12 @@
 //! - [`family`]: tensor names, order and shapes of model families, in tables
 //! - [`header`]: the header of a safetensors file
 //! - [`side_files`]: tokenizer, licence and what else stands beside the weights
-//! - [`folder`]: a model's folder, opened and checked
+//! - [`gguf`]: GGUF files
+//! - [`encoding`], [`model`]: how tensors are stored, and a model whose files were read
+//! - [`folder`], `open`: a model's folder, or any model, opened and checked
 //! - [`hub`]: where a model lies, by path or by hub id in the local cache
 
+pub mod encoding;
 pub mod error;
 pub mod family;
 pub mod folder;
@@ -18,10 +21,13 @@ pub mod gguf;
 pub mod header;
 pub mod hub;
 pub mod json;
+pub mod model;
+mod open;
 pub mod side_files;
 
+pub use encoding::Encoding;
 pub use error::{Error, Result};
-pub use folder::{Checkpoint, Tensor, WeightFile};
+pub use model::{Checkpoint, Gguf, Tensor, WeightFile};
 pub use safetensors::Dtype;
 
 const _: () = assert!(usize::BITS == 64, "models are larger than a 32-bit address space");

@@ -205,7 +205,7 @@ fn check_required(
     num_layers: usize,
 ) -> Result<()> {
     let missing =
-        |tensor: String| Error::TensorMissing { tensor, dir: checkpoint.dir().to_owned() };
+        |tensor: String| Error::TensorMissing { tensor, dir: checkpoint.path().to_owned() };
     for known in family.before.iter().chain(family.after).filter(|known| known.required) {
         checkpoint.tensor(known.name).ok_or_else(|| missing(known.name.to_owned()))?;
     }

@@ -3,19 +3,22 @@
 //! A [`Blueprint`] is made of a recipe and of the models' configs and headers. It says what every
 //! file of the new model will hold.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use checkpoint::Checkpoint;
+use checkpoint::gguf::Architecture;
 use checkpoint::hub::{self, Location};
 use checkpoint::side_files::SideFiles;
+use checkpoint::{Checkpoint, Gguf};
 
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
 use crate::plan::{LayerPlan, ModelDepth, PlannedLayer};
-use crate::recipe::{Recipe, TensorType};
+use crate::gguf_head::GgufHead;
+use crate::recipe::{Form, Recipe, TensorType};
 use crate::settings::{self, Changes, Deepened, Depth, SettingError};
 use crate::shards::{self, ShardLayout};
 use crate::splice::{Globals, Model, Splice};
+use crate::translation::{self, Translation};
 
 /// How tensors are spread over files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,11 +61,13 @@ pub struct Blueprint {
     pub models: Vec<Model>,
     /// Which layer each new layer is.
     pub plan: LayerPlan,
+    /// What tensors become in the form that is written.
+    pub translation: Translation,
     /// Which tensor each new tensor is.
     pub splice: Splice,
     /// The index of the model whose config and side files the new one has: that of the embeddings.
     pub donor: usize,
-    /// The new config, or why there can be none.
+    /// The new config, or why there can be none; a GGUF file of a GGUF file needs none.
     pub config: Result<Deepened, SettingError>,
     /// The files beside the weights.
     pub side_files: SideFiles,
@@ -74,12 +79,14 @@ pub struct Blueprint {
 
 impl Blueprint {
     /// Opens the models of `recipe`, whose weights it never reads, and follows the plan.
-    pub fn new(recipe: Recipe, layout_kind: LayoutKind) -> Result<Self> {
+    ///
+    /// The form is the recipe's, else that of the path `out`, else the first model's.
+    pub fn new(recipe: Recipe, layout_kind: LayoutKind, out: Option<&Path>) -> Result<Self> {
         let mut locations = Vec::new();
         let mut models = Vec::new();
         for (name, source) in &recipe.models {
             let location = hub::locate(&source.spec, &source.relative_to)?;
-            let checkpoint = Checkpoint::open(&location.dir)?;
+            let checkpoint = Checkpoint::open(&location.path)?;
             let anatomy = Anatomy::of(&checkpoint)?;
             locations.push(location);
             models.push(Model { name: name.clone(), checkpoint, anatomy });
@@ -94,27 +101,130 @@ impl Blueprint {
             return Err(Error::UnknownGlobals);
         }
         let donor = globals.embeddings;
-        let dtype = recipe.dtype.map(TensorType::dtype);
-        let splice = Splice::new(&models, &plan, globals, dtype)?;
+        refuse_unlike_forms(&models)?;
+        let form = form(&recipe, &models[donor].checkpoint, out)?;
+        let translation = Translation::new(&models[donor].checkpoint, form, recipe.dtype)?;
+        let splice = Splice::new(&models, &plan, globals, &translation)?;
         let changes = Changes {
             architecture: recipe.architecture,
-            dtype: recipe.dtype.map(TensorType::name),
+            dtype: translation.dtype.map(TensorType::name),
         };
         let config = with_depth(&models, &plan, donor, |depth| settings::deepen(depth, &changes));
         let side_files = models[donor].checkpoint.side_files()?;
-        let layout = lay_out(layout_kind, &splice, &models, recipe.max_shard_bytes);
-        Ok(Self {
+        let mut blueprint = Self {
             recipe,
             locations,
             models,
             plan,
+            translation,
             splice,
             donor,
             config,
             side_files,
             layout_kind,
-            layout,
-        })
+            layout: ShardLayout { shards: Vec::new() },
+        };
+        blueprint.layout = blueprint.laid_out(layout_kind);
+        Ok(blueprint)
+    }
+
+    /// The form that is written.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.translation.to
+    }
+
+    /// Whether the form that is written is not that of the sources.
+    #[must_use]
+    pub fn converts(&self) -> bool {
+        self.translation.from != self.translation.to
+    }
+
+    /// The number of tensors that are written, settings that GGUF stores as tensors included.
+    #[must_use]
+    pub fn num_tensors(&self) -> usize {
+        let settings = match self.form() {
+            Form::Folder => 0,
+            Form::Gguf => self.gguf_head().map_or(0, |head| head.settings.len()),
+        };
+        self.splice.tensors.len() + settings
+    }
+
+    /// The model whose config and side files the new one has.
+    #[must_use]
+    pub fn donor(&self) -> &Model {
+        &self.models[self.donor]
+    }
+
+    /// The names of tensors in GGUF.
+    ///
+    /// # Panics
+    ///
+    /// If neither the sources nor what is written are GGUF.
+    #[must_use]
+    pub fn architecture(&self) -> &'static Architecture {
+        self.translation.architecture.expect("one of the forms is GGUF")
+    }
+
+    /// What a GGUF file says before its tensors, but for the provenance.
+    pub fn gguf_head(&self) -> Result<GgufHead> {
+        let donor = &self.donor().checkpoint;
+        let mut head = if let Some(gguf) = donor.gguf() {
+            self.refuse_unlike_metadata(gguf)?;
+            let sources = self.plan.layers().iter().map(|layer| layer.sources()[0].layer);
+            let layers: Vec<usize> = sources.collect();
+            GgufHead::deepened(gguf, &layers, self.donor().anatomy.num_layers())?
+        } else {
+            let config = &self.config()?.config;
+            GgufHead::of_folder(donor.path(), config, self.architecture(), self.recipe.dtype)?
+        };
+        let hub = self.locations[self.donor].hub.as_ref().map(|hub| hub.repo.clone());
+        let base = match donor.gguf() {
+            Some(gguf) => gguf.metadata.str("general.name")?.map(str::to_owned),
+            None => None,
+        };
+        let stem = || donor.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let base = base.or(hub).unwrap_or_else(stem);
+        head.describe(&base, &self.recipe.layers_text, self.splice.num_parameters());
+        Ok(head)
+    }
+
+    /// Refuses layers of several GGUF files whose settings differ or stand once a layer.
+    fn refuse_unlike_metadata(&self, donor: &Gguf) -> Result<()> {
+        let count = format!("{}.block_count", donor.architecture.name);
+        let prefix = format!("{}.", donor.architecture.name);
+        for model in self.models.iter().filter(|_| self.models.len() > 1) {
+            let Some(gguf) = model.checkpoint.gguf() else { continue };
+            let keys = donor.metadata.keys().chain(gguf.metadata.keys());
+            for key in keys.filter(|key| key.starts_with(&prefix) && **key != count) {
+                let (first, other) = (donor.metadata.get(key), gguf.metadata.get(key));
+                let is_array = first.is_some_and(|value| value.as_array().is_some());
+                if first != other || is_array || gguf.architecture.name != donor.architecture.name {
+                    let (key, other) = (key.to_owned(), model.label().to_owned());
+                    return Err(Error::UnlikeMetadata { key, other });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn laid_out(&self, kind: LayoutKind) -> ShardLayout {
+        let Self { splice, models, recipe, .. } = self;
+        match (self.form(), kind) {
+            (Form::Folder, LayoutKind::Size) => {
+                shards::by_size(splice, models, recipe.max_shard_bytes)
+            }
+            (Form::Folder, LayoutKind::Source) => {
+                shards::by_source(splice, models, recipe.max_shard_bytes)
+            }
+            // One file, whose name and provenance are not known yet; they change no more than its
+            // beginning, by less than a block.
+            (Form::Gguf, _) => {
+                let base = self.donor().checkpoint.path();
+                let head = self.gguf_head().unwrap_or_else(|_| GgufHead::empty(base));
+                head.lay_out(splice, models, self.architecture(), "model.gguf")
+            }
+        }
     }
 
     /// Calls `f` with what the new config follows from.
@@ -129,26 +239,40 @@ impl Blueprint {
         if let Some(layer) = self.splice.first_made_layer {
             obstacles.push(Error::MadeLayer { layer });
         }
-        if let Err(source) = &self.config {
-            let config = self.models[self.donor].checkpoint.config_path();
-            obstacles.push(Error::Setting { config, source: source.clone() });
+        match self.form() {
+            Form::Folder => {
+                obstacles.extend(self.config().err());
+                let untranslated = self.donor().checkpoint.gguf().map(|gguf| &gguf.untranslated);
+                for what in untranslated.into_iter().flatten() {
+                    let path = self.donor().checkpoint.path().to_owned();
+                    obstacles.push(Error::Untranslated { path, what: what.clone() });
+                }
+            }
+            Form::Gguf => obstacles.extend(self.gguf_head().err()),
         }
         obstacles
+    }
+
+    /// The new config.
+    pub fn config(&self) -> Result<&Deepened> {
+        self.config.as_ref().map_err(|source| {
+            let config = self.donor().checkpoint.config_path();
+            Error::Setting { config, source: source.clone() }
+        })
     }
 
     /// The bytes that each layout's files could share with the source's.
     #[must_use]
     pub fn shareable_bytes(&self, kind: LayoutKind) -> u64 {
-        if kind == self.layout_kind {
+        if kind == self.layout_kind || self.form() == Form::Gguf {
             return self.layout.shareable_bytes(&self.splice, &self.models);
         }
-        lay_out(kind, &self.splice, &self.models, self.recipe.max_shard_bytes)
-            .shareable_bytes(&self.splice, &self.models)
+        self.laid_out(kind).shareable_bytes(&self.splice, &self.models)
     }
 
     /// Everything that is read: the models' folders, then files in them that may be links elsewhere.
     pub fn sources(&self) -> impl Iterator<Item = PathBuf> {
-        let dirs = self.models.iter().map(|model| model.checkpoint.dir().to_owned());
+        let dirs = self.models.iter().map(|model| model.checkpoint.path().to_owned());
         let files = self.models.iter().flat_map(|model| {
             let weights = model.checkpoint.files().iter().map(|file| file.path.clone());
             weights.chain([model.checkpoint.config_path()])
@@ -187,7 +311,7 @@ impl Blueprint {
     /// Where models of several types are mixed.
     fn dtype_note(&self) -> Option<String> {
         let first =
-            |model: &Model| model.checkpoint.tensors()[model.anatomy.layers[0][0].tensor].dtype;
+            |model: &Model| model.checkpoint.tensors()[model.anatomy.layers[0][0].tensor].encoding;
         let unlike = self.models.iter().any(|model| first(model) != first(&self.models[0]));
         let dtypes: Vec<String> = (self.models.iter())
             .map(|model| format!("{} is {}", model.label(), first(model)))
@@ -218,10 +342,33 @@ impl Blueprint {
     }
 }
 
-fn lay_out(kind: LayoutKind, splice: &Splice, models: &[Model], max_bytes: u64) -> ShardLayout {
-    match kind {
-        LayoutKind::Size => shards::by_size(splice, models, max_bytes),
-        LayoutKind::Source => shards::by_source(splice, models, max_bytes),
+/// The form to write: as the recipe says, else as the output is called, else as the base is.
+fn form(recipe: &Recipe, base: &Checkpoint, out: Option<&Path>) -> Result<Form> {
+    let named_gguf = |out: &Path| {
+        out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    };
+    match (recipe.to, out) {
+        (Some(Form::Gguf), Some(out)) if !named_gguf(out) => {
+            Err(Error::NotNamedGguf { out: out.to_owned() })
+        }
+        (Some(form), _) => Ok(form),
+        (None, Some(out)) if named_gguf(out) => Ok(Form::Gguf),
+        (None, Some(out)) if translation::form(base) == Form::Gguf => {
+            Err(Error::WhichForm { out: out.to_owned() })
+        }
+        (None, _) => Ok(translation::form(base)),
+    }
+}
+
+/// Refuses a plan that joins layers of a folder and of a GGUF file.
+fn refuse_unlike_forms(models: &[Model]) -> Result<()> {
+    let form = |model: &Model| translation::form(&model.checkpoint);
+    match models.iter().find(|model| form(model) != form(&models[0])) {
+        None => Ok(()),
+        Some(other) => Err(Error::UnlikeForms {
+            first: models[0].label().to_owned(),
+            other: other.label().to_owned(),
+        }),
     }
 }
 

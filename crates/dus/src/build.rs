@@ -1,27 +1,24 @@
 //! Carries out a blueprint: writes, checks, syncs, and only then shows the new model.
 
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::borrow::Cow;
 use std::path::Path;
 
 use checkpoint::Checkpoint;
-use checkpoint::folder::read_object;
-use checkpoint::json::Object;
-use serde_json::json;
 
 use crate::arithmetic::CastReport;
 use crate::blueprint::Blueprint;
-use crate::card;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::manifest::{self, Manifest};
+use crate::folder_files;
+use crate::manifest::Manifest;
 use crate::movement::{self, CopyMode, Filled, Moved};
 use crate::new_file::NewFile;
 use crate::open_file::{OpenFile, open_files};
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
-use crate::recipe::TensorType;
+use crate::recipe::{Form, TensorType};
 use crate::settings;
+use crate::shards::ShardLayout;
 use crate::splice::{Model, NewTensor};
 
 /// How a build is carried out; nothing here changes a tensor's bytes.
@@ -54,9 +51,6 @@ pub struct Room {
     /// Whether blocks can be shared with the source there.
     pub can_share: bool,
 }
-
-/// The file in which `ModelOpt` names the layers that it left alone.
-const QUANT_CONFIG: &str = "hf_quant_config.json";
 
 /// Room for config, card and manifest, and for the file system's own records of files.
 const SMALL_FILES_BYTES: u64 = 1 << 20;
@@ -115,8 +109,7 @@ pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<
 #[must_use]
 pub fn obstacles_anywhere(blueprint: &Blueprint, dir: &Path, options: &Options) -> Vec<Error> {
     let mut obstacles = blueprint.obstacles();
-    obstacles.extend(quant_config(blueprint).err());
-    obstacles.extend(base_card(blueprint).err());
+    obstacles.extend(folder_files::obstacles(blueprint));
     for side in &blueprint.side_files.kept {
         obstacles.extend(OpenFile::open(side.path.clone()).err());
     }
@@ -156,11 +149,12 @@ pub fn build(
 
     let partial = Partial::create(out)?;
     let dir = partial.dir();
-    let shards = create_shards(blueprint, dir)?;
-    let Filled { moved, cast, overflow_in } = movement::fill(
+    let layout = layout(blueprint, &manifest)?;
+    let shards = create_shards(&layout, dir)?;
+    let Filled { moved, cast, overflow_in, inexact_in } = movement::fill(
         &blueprint.splice,
         &blueprint.models,
-        &blueprint.layout,
+        &layout,
         &sources,
         &shards,
         options.copy,
@@ -170,13 +164,12 @@ pub fn build(
         let dtype = blueprint.recipe.dtype.map_or("its type", TensorType::name);
         return Err(Error::Overflow { count: cast.overflowed, tensor, dtype });
     }
-    write_index(blueprint, dir)?;
-    write_config(blueprint, dir)?;
-    copy_side_files(blueprint, dir)?;
-    let manifest_text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain JSON");
-    write_file(dir, manifest::FILE, format!("{manifest_text}\n").as_bytes())?;
-    let card = card::write(blueprint, &manifest, &title, &base_card(blueprint)?);
-    write_file(dir, "README.md", card.as_bytes())?;
+    if let Some(tensor) = inexact_in {
+        return Err(Error::Inexact { count: cast.inexact, tensor });
+    }
+    if blueprint.form() == Form::Folder {
+        folder_files::write(blueprint, &manifest, &title, dir)?;
+    }
 
     (watch.progress)(Progress::Syncing);
     for shard in &shards {
@@ -186,125 +179,49 @@ pub fn build(
     }
     check(blueprint, dir)?;
     watch.check()?;
-    partial.commit()?;
+    match blueprint.form() {
+        Form::Folder => partial.commit()?,
+        Form::Gguf => partial.commit_file(&layout.shards[0].name)?,
+    }
     Ok(Built { moved, cast })
 }
 
-/// The base's own card; empty where it has none.
-fn base_card(blueprint: &Blueprint) -> Result<String> {
-    let path = blueprint.models[blueprint.donor].checkpoint.dir().join("README.md");
-    match fs::read(&path) {
-        // A stray byte in it must not lose the licence.
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(source) => Err(Error::Io { path, doing: "read", source }),
+/// The files that hold tensors, with the provenance where that stands in one of them.
+fn layout<'a>(blueprint: &'a Blueprint, manifest: &Manifest) -> Result<Cow<'a, ShardLayout>> {
+    if blueprint.form() == Form::Folder {
+        return Ok(Cow::Borrowed(&blueprint.layout));
     }
+    let mut head = blueprint.gguf_head()?;
+    manifest.write_to(&mut head.metadata);
+    let architecture = blueprint.architecture();
+    let name = &blueprint.layout.shards[0].name;
+    Ok(Cow::Owned(head.lay_out(&blueprint.splice, &blueprint.models, architecture, name)))
 }
 
 /// Creates the shards at their final length, with their headers.
-fn create_shards(blueprint: &Blueprint, dir: &Path) -> Result<Vec<NewFile>> {
+fn create_shards(layout: &ShardLayout, dir: &Path) -> Result<Vec<NewFile>> {
     let create = |shard: &crate::shards::Shard| {
         let file = NewFile::create(dir.join(&shard.name), shard.bytes())?;
         file.write_all_at(&shard.header, 0)?;
         Ok(file)
     };
-    blueprint.layout.shards.iter().map(create).collect()
-}
-
-/// Writes the index, as Hugging Face does: sorted by name, none for a single file.
-fn write_index(blueprint: &Blueprint, dir: &Path) -> Result<()> {
-    if blueprint.layout.shards.len() == 1 {
-        return Ok(());
-    }
-    let mut weight_map = std::collections::BTreeMap::new();
-    for shard in &blueprint.layout.shards {
-        for placed in &shard.tensors {
-            weight_map.insert(&blueprint.splice.tensors[placed.tensor].name, &shard.name);
-        }
-    }
-    let index = json!({
-        "metadata": { "total_size": blueprint.splice.bytes() },
-        "weight_map": weight_map,
-    });
-    write_file(dir, "model.safetensors.index.json", format!("{index:#}\n").as_bytes())
-}
-
-fn write_config(blueprint: &Blueprint, dir: &Path) -> Result<()> {
-    match &blueprint.config {
-        Ok(deepened) => write_file(dir, "config.json", deepened.config.to_string().as_bytes()),
-        Err(source) => {
-            let config = blueprint.models[blueprint.donor].checkpoint.config_path();
-            Err(Error::Setting { config, source: source.clone() })
-        }
-    }
-}
-
-/// Copies the files beside the weights; where one names layers, its numbers follow the plan.
-fn copy_side_files(blueprint: &Blueprint, dir: &Path) -> Result<()> {
-    for side in &blueprint.side_files.kept {
-        if side.name.as_os_str() == QUANT_CONFIG
-            && let Some(renamed) = quant_config(blueprint)?
-        {
-            write_file(dir, QUANT_CONFIG, renamed.to_string().as_bytes())?;
-            continue;
-        }
-        let target = dir.join(&side.name);
-        if let Some(above) = target.parent() {
-            let failed = |source| Error::Io { path: above.to_owned(), doing: "created", source };
-            fs::create_dir_all(above).map_err(failed)?;
-        }
-        let read = |source| Error::Io { path: side.path.clone(), doing: "read", source };
-        let written = |source| Error::Io { path: target.clone(), doing: "written", source };
-        // Not `fs::copy`, which would copy the mode as well: modes follow the umask.
-        let mut source = File::open(&side.path).map_err(read)?;
-        let mut file = File::create_new(&target).map_err(written)?;
-        // Nor `io::copy`, which does not go on where the kernel stops copying in the midst of a file.
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => file.write_all(&buffer[..length]).map_err(written)?,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(read(error)),
-            }
-        }
-        file.sync_all().map_err(written)?;
-    }
-    Ok(())
-}
-
-/// `hf_quant_config.json` with the layers that it names following the plan.
-fn quant_config(blueprint: &Blueprint) -> Result<Option<Object>> {
-    let mut files = Vec::new();
-    for model in &blueprint.models {
-        let path = model.checkpoint.dir().join(QUANT_CONFIG);
-        files.push(if path.is_file() { Some(read_object(&path)?) } else { None });
-    }
-    let files: Vec<Option<&Object>> = files.iter().map(Option::as_ref).collect();
-    blueprint.with_depth(|depth| settings::rename_modules(depth, &files)).map_err(|source| {
-        let config = blueprint.models[blueprint.donor].checkpoint.dir().join(QUANT_CONFIG);
-        Error::Setting { config, source }
-    })
-}
-
-fn write_file(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let path = dir.join(name);
-    let failed = |source| Error::Io { path: path.clone(), doing: "written", source };
-    let mut file = File::create_new(&path).map_err(failed)?;
-    file.write_all(content).map_err(failed)?;
-    file.sync_all().map_err(failed)
+    layout.shards.iter().map(create).collect()
 }
 
 /// Reads back what was written: sizes, headers, index and depth, as a loader would.
 fn check(blueprint: &Blueprint, dir: &Path) -> Result<()> {
-    let written = Checkpoint::open(dir)?;
-    let damaged = |what: String| Error::Damaged { path: dir.to_owned(), what };
-    if written.tensors().len() != blueprint.splice.tensors.len() {
+    let path = match blueprint.form() {
+        Form::Folder => dir.to_owned(),
+        Form::Gguf => dir.join(&blueprint.layout.shards[0].name),
+    };
+    let written = Checkpoint::open(&path)?;
+    let damaged = |what: String| Error::Damaged { path: path.clone(), what };
+    if written.tensors().len() != blueprint.num_tensors() {
         return Err(damaged(format!("it has {} tensors", written.tensors().len())));
     }
     for tensor in &blueprint.splice.tensors {
         let found = written.tensor(&tensor.name);
-        let same = |t: &checkpoint::Tensor| t.dtype == tensor.dtype && t.shape == tensor.shape;
+        let same = |t: &checkpoint::Tensor| t.encoding == tensor.encoding && t.shape == tensor.shape;
         if !found.is_some_and(same) {
             return Err(damaged(format!("`{}` is not as planned", tensor.name)));
         }

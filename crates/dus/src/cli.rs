@@ -52,7 +52,7 @@ pub(crate) enum Command {
 /// What to build; each flag replaces the recipe's key of its name.
 #[derive(Args, Debug)]
 pub(crate) struct RecipeArgs {
-    /// A recipe (.toml), or a model: a folder or a hub id in the local cache
+    /// A recipe (.toml), or a model: a folder, a .gguf file or a hub id in the local cache
     #[arg(value_name = "RECIPE|MODEL")]
     pub(crate) recipe: Option<String>,
     /// The model whose layers are copied
@@ -82,9 +82,9 @@ pub(crate) struct RecipeArgs {
     /// The model that gives `lm_head` [default: that of the last layer]
     #[arg(long, value_name = "NAME")]
     lm_head: Option<String>,
-    /// The form to write; named by the contract, and refused by name until there is more than one
-    #[arg(long, hide = true, value_name = "FORM")]
-    pub(crate) to: Option<String>,
+    /// The form to write: hf, a folder, or gguf, a file [default: as -o ends, else as the base]
+    #[arg(long, value_name = "FORM")]
+    to: Option<String>,
 }
 
 impl RecipeArgs {
@@ -96,6 +96,7 @@ impl RecipeArgs {
             layers: self.layers.clone(),
             architecture: self.architecture.clone(),
             dtype: self.dtype.clone(),
+            to: self.to.clone(),
             max_shard_size: self.max_shard_size.clone(),
             embeddings: self.embeddings.clone(),
             norm: self.norm.clone(),
@@ -180,7 +181,7 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
     /// Where the build would go [default: measures the disk of the working directory]
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) movement: MovementArgs,
@@ -193,8 +194,8 @@ pub(crate) struct PlanArgs {
 pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// The folder to make
-    #[arg(short, long, value_name = "DIR")]
+    /// The folder to make, or the GGUF file if its name ends in .gguf
+    #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) movement: MovementArgs,
@@ -211,9 +212,9 @@ pub(crate) struct BuildArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
-    /// A folder that a build left
+    /// What a build left: a folder or a GGUF file
     #[arg(value_name = "OUT")]
-    pub(crate) dir: PathBuf,
+    pub(crate) out: PathBuf,
     /// The base, if it is not where dus.json says
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: Option<String>,
@@ -230,7 +231,7 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
-    /// A folder or a hub id in the local cache
+    /// A folder, a .gguf file or a hub id in the local cache
     pub(crate) model: String,
     /// Read the weights, and list the layers that are equal
     #[arg(long)]

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use checkpoint::Tensor;
+use checkpoint::{Dtype, Tensor};
 use rayon::prelude::*;
 
 use crate::arithmetic::{CastReport, Noise, Transform, sum_of_squares};
@@ -47,13 +47,19 @@ impl Conversion {
         self.transform.block(offset, bytes)
     }
 
-    pub(crate) fn target_element_bytes(&self) -> u64 {
-        self.transform.target_width() as u64
+    /// The length of the blocks that the source is taken in.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.transform.block_bytes(BLOCK_BYTES)
+    }
+
+    /// Where element `first` begins in the result.
+    pub(crate) fn target_offset(&self, first: u64) -> u64 {
+        self.transform.target_offset(first)
     }
 
     /// The length of the result in bytes.
     pub(crate) fn target_bytes(&self) -> u64 {
-        self.num_elements * self.target_element_bytes()
+        self.transform.target_offset(self.num_elements)
     }
 
     /// Transforms `source`, which begins with element `first` of the tensor.
@@ -102,9 +108,14 @@ pub(crate) fn list(
 /// The transform that makes `tensor` of its source.
 pub(crate) fn transform(tensor: &NewTensor, models: &[Model], rms: &Rms) -> Result<Transform> {
     let source = &models[tensor.model].checkpoint.tensors()[tensor.source];
-    let mut transform = Transform::cast(source.dtype, tensor.dtype)
+    let mut transform = Transform::cast(source.encoding, tensor.encoding)
         .map_err(|source| Error::Unsupported { tensor: tensor.name.clone(), source })?;
     let Some(change) = &tensor.change else { return Ok(transform) };
+    let [before, after] = change.added;
+    transform = transform.with_added(before, after);
+    if let Some(rows) = change.rows {
+        transform = transform.with_rows(rows);
+    }
     if change.zero {
         return Ok(transform.zeroed());
     }
@@ -141,25 +152,35 @@ impl Rms {
         if bytes > 0 {
             (watch.progress)(Progress::Begin { doing: "measuring", bytes });
         }
+        let added: HashMap<(usize, usize), f32> = (splice.tensors.iter())
+            .filter_map(|t| Some(((t.model, t.source), t.change.as_ref()?.added[0])))
+            .collect();
         let rms = |key: &(usize, usize)| {
-            let rms = root_mean_square(tensor(key), &sources[key.0], watch)?;
+            let rms = root_mean_square(tensor(key), added[key], &sources[key.0], watch)?;
             Ok((*key, rms))
         };
         Ok(Self(measured.par_iter().map(rms).collect::<Result<_>>()?))
     }
 }
 
-fn root_mean_square(tensor: &Tensor, files: &[OpenFile], watch: &Watch) -> Result<f64> {
+fn root_mean_square(
+    tensor: &Tensor,
+    added: f32,
+    files: &[OpenFile],
+    watch: &Watch,
+) -> Result<f64> {
+    let unsupported = |source| Error::Unsupported { tensor: tensor.name.clone(), source };
+    let whole = Transform::cast(tensor.encoding, Dtype::F32.into()).map_err(unsupported)?;
+    let block_bytes = whole.block_bytes(BLOCK_BYTES);
     let mut sum = 0.0;
     let mut begin = tensor.range.start;
     let mut block = Vec::new();
     while begin < tensor.range.end {
         watch.check()?;
-        let length = (tensor.range.end - begin).min(BLOCK_BYTES);
+        let length = (tensor.range.end - begin).min(block_bytes);
         block.resize(length as usize, 0);
         files[tensor.file].read_exact_at(&mut block, begin)?;
-        sum += sum_of_squares(tensor.dtype, &block)
-            .map_err(|source| Error::Unsupported { tensor: tensor.name.clone(), source })?;
+        sum += sum_of_squares(tensor.encoding, added, &block).map_err(unsupported)?;
         watch.moved(length);
         begin += length;
     }

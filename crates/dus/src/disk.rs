@@ -50,12 +50,12 @@ pub(crate) fn lock(file: &File) -> io::Result<bool> {
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     can_share, copies_by_splice, copy_range, exchange, is_mount_point, open_direct, read_ahead,
-    share_range,
+    rename_new, share_range,
 };
 #[cfg(not(target_os = "linux"))]
 pub(crate) use other::{
     can_share, copies_by_splice, copy_range, exchange, is_mount_point, open_direct, read_ahead,
-    share_range,
+    rename_new, share_range,
 };
 
 #[cfg(target_os = "linux")]
@@ -174,6 +174,11 @@ mod linux {
         Ok(sys::renameat_with(sys::CWD, one, sys::CWD, other, sys::RenameFlags::EXCHANGE)?)
     }
 
+    /// Renames a file to a path at which nothing may stand.
+    pub(crate) fn rename_new(file: &Path, to: &Path) -> io::Result<()> {
+        Ok(sys::renameat_with(sys::CWD, file, sys::CWD, to, sys::RenameFlags::NOREPLACE)?)
+    }
+
     /// Asks for `range` to be read into the cache in the background; nothing depends on it.
     pub(crate) fn read_ahead(source: &File, range: &Range<u64>) {
         let length = std::num::NonZeroU64::new(range.end - range.start);
@@ -215,6 +220,10 @@ mod other {
     }
 
     pub(crate) fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn rename_new(_: &Path, _: &Path) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

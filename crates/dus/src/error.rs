@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use checkpoint::Dtype;
+use checkpoint::Encoding;
 
-use crate::arithmetic::UnsupportedDtype;
+use crate::arithmetic::UnsupportedEncoding;
 use crate::plan::PlanError;
 use crate::settings::SettingError;
 use crate::size::Bytes;
@@ -240,7 +240,7 @@ pub enum Error {
         /// The config.
         config: PathBuf,
         /// The type asked for.
-        dtype: Dtype,
+        dtype: Encoding,
     },
 
     /// A cast of a model in which tensors are quantised, though its config does not say so.
@@ -249,9 +249,9 @@ pub enum Error {
         /// A quantised tensor.
         tensor: String,
         /// Its type.
-        found: Dtype,
+        found: Encoding,
         /// The type asked for.
-        dtype: Dtype,
+        dtype: Encoding,
     },
 
     /// Noise relative to a tensor that has values which are not finite.
@@ -262,14 +262,140 @@ pub enum Error {
     },
 
     /// An operation on a quantised tensor.
-    #[error("an operation matches `{tensor}`, which is quantised: `{mate}` is {dtype}")]
+    #[error("an operation matches `{tensor}`, which is quantised: `{mate}` is {encoding}")]
     ChangeOfQuantised {
         /// The tensor.
         tensor: String,
         /// The tensor beside it that shows so.
         mate: String,
         /// Its type.
-        dtype: Dtype,
+        encoding: Encoding,
+    },
+
+    /// Noise on quantised blocks that stay quantised.
+    #[error("noise cannot be added to `{tensor}`: it is {found}, whose blocks are copied as they are")]
+    NoiseOfBlocks {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: Encoding,
+    },
+
+    /// A scale that the blocks' own scales cannot take exactly.
+    #[error("`{tensor}` cannot be scaled by {factor}: it is {found}, whose blocks take only powers of two (some only positive ones)")]
+    ScaleOfBlocks {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: Encoding,
+        /// The product of all scales on it.
+        factor: f64,
+    },
+
+    /// Blocks whose scale would under- or overflow.
+    #[error("quantised blocks cannot be scaled exactly: {count} of them, the first in `{tensor}`")]
+    Inexact {
+        /// How many.
+        count: u64,
+        /// The first new tensor by name that has such blocks.
+        tensor: String,
+    },
+
+    /// A cast of quantised blocks that stay in a GGUF file.
+    #[error("`{tensor}` is {found} and cannot be cast to {dtype} in a GGUF file; its blocks are copied as they are")]
+    CastOfBlocks {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: Encoding,
+        /// The type asked for.
+        dtype: &'static str,
+    },
+
+    /// A type that only a GGUF file can have.
+    #[error("dtype {dtype} is for GGUF files; a folder takes float16, bfloat16 or float32")]
+    DtypeOfGguf {
+        /// The type asked for.
+        dtype: &'static str,
+    },
+
+    /// A model whose tensors have no names in GGUF files.
+    #[error("the model_type in {} has no architecture of GGUF here; known are {known}", config.display())]
+    NoArchitecture {
+        /// The config.
+        config: PathBuf,
+        /// The model types that have one.
+        known: String,
+    },
+
+    /// A tensor whose rows are no whole number of heads.
+    #[error("`{tensor}` has {rows} rows, which are no whole number of heads of even size by `{key}`")]
+    Heads {
+        /// The tensor.
+        tensor: String,
+        /// Its rows.
+        rows: usize,
+        /// The key of the number of heads.
+        key: &'static str,
+    },
+
+    /// More layers than llama.cpp loads.
+    #[error("the plan has {num_layers} layers; llama.cpp loads GGUF files of up to {most}")]
+    TooDeepForGguf {
+        /// The layers of the plan.
+        num_layers: usize,
+        /// The most.
+        most: usize,
+    },
+
+    /// GGUF files that cannot be one model.
+    #[error("layers of several GGUF files cannot be joined: `{key}` of {other} differs, or stands once a layer")]
+    UnlikeMetadata {
+        /// The key.
+        key: String,
+        /// The other model.
+        other: String,
+    },
+
+    /// Metadata that `config.json` cannot say.
+    #[error("{} cannot become a folder: {what}", path.display())]
+    Untranslated {
+        /// The GGUF file.
+        path: PathBuf,
+        /// What cannot be said.
+        what: String,
+    },
+
+    /// A tensor that a GGUF file cannot hold.
+    #[error("`{tensor}` is {found}, which a GGUF file cannot hold")]
+    NotInGguf {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: Encoding,
+    },
+
+    /// Models of both forms in one plan.
+    #[error("{first} and {other} are of different forms, a folder and a GGUF file; their layers cannot be joined")]
+    UnlikeForms {
+        /// A model.
+        first: String,
+        /// Another.
+        other: String,
+    },
+
+    /// A recipe that does not say which form is wanted.
+    #[error("the base is a GGUF file, and {} does not end in .gguf", out.display())]
+    WhichForm {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// An output whose name is not that of the form.
+    #[error("a GGUF file is asked for, and {} does not end in .gguf", out.display())]
+    NotNamedGguf {
+        /// The output.
+        out: PathBuf,
     },
 
     /// An operation or a cast of a type that has no arithmetic here.
@@ -278,7 +404,7 @@ pub enum Error {
         /// The new tensor.
         tensor: String,
         /// Which type, and why.
-        source: UnsupportedDtype,
+        source: UnsupportedEncoding,
     },
 
     /// Values too large for the type that they are cast to.
@@ -315,6 +441,27 @@ pub enum Error {
     /// An output that exists and is not a folder.
     #[error("the output {} exists and is not a folder", out.display())]
     OutputIsFile {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// A folder where a GGUF file is to go.
+    #[error("the output {} is a folder; a GGUF file is to go there", out.display())]
+    OutputIsFolder {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// A file that no build left, where a GGUF file is to go.
+    #[error("the output {} exists, and no build left it: it has no dus.manifest among its keys", out.display())]
+    OutputIsForeignFile {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// A GGUF file that an earlier build left.
+    #[error("the output {} exists", out.display())]
+    OutputIsBuild {
         /// The output.
         out: PathBuf,
     },
@@ -384,11 +531,11 @@ pub enum Error {
         what: String,
     },
 
-    /// A folder that no build left.
-    #[error("{} is not a build: it has no dus.json", dir.display())]
+    /// A folder or file that no build left.
+    #[error("{} is not a build: it has no {}", out.display(), if out.is_file() { "dus.manifest among its keys" } else { "dus.json" })]
     NotABuild {
-        /// The folder.
-        dir: PathBuf,
+        /// The folder or file.
+        out: PathBuf,
     },
 
     /// A `dus.json` that does not say what it should.
@@ -437,18 +584,11 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// A flag of the contract that does nothing yet.
-    #[error("{flag} is not supported yet; a build leaves a Hugging Face folder")]
-    NotYet {
-        /// The flag.
-        flag: &'static str,
-    },
-
     /// A base that is not the one that a build was made from.
-    #[error("{} is not the base of this build: {what}", dir.display())]
+    #[error("{} is not the base of this build: {what}", path.display())]
     OtherBase {
         /// The base.
-        dir: PathBuf,
+        path: PathBuf,
         /// What differs.
         what: String,
     },
@@ -471,7 +611,10 @@ impl Error {
             Self::Overflow { .. } => {
                 "--allow-overflow writes them as infinity; bfloat16 has the range of float32".to_owned()
             }
-            Self::OutputNotEmpty { is_build: true, .. } => {
+            Self::WhichForm { .. } => {
+                "-o NAME.gguf builds a GGUF file, --to hf a folder".to_owned()
+            }
+            Self::OutputIsBuild { .. } | Self::OutputNotEmpty { is_build: true, .. } => {
                 "--force of `dus build` replaces what an earlier build left; -o names another place".to_owned()
             }
             Self::CannotShare { .. } => {

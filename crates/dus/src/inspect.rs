@@ -79,7 +79,7 @@ pub fn describe(checkpoint: &Checkpoint) -> Description {
     let bytes: u64 = tensors.iter().map(checkpoint::Tensor::bytes).sum();
     let mut bytes_by_dtype = BTreeMap::new();
     for tensor in tensors {
-        *bytes_by_dtype.entry(tensor.dtype.to_string()).or_default() += tensor.bytes();
+        *bytes_by_dtype.entry(tensor.encoding.to_string()).or_default() += tensor.bytes();
     }
     let (layers, problem) = match Anatomy::of(checkpoint) {
         Ok(anatomy) => {
@@ -126,7 +126,7 @@ pub fn duplicate_layers(checkpoint: &Checkpoint, watch: &Watch) -> Result<Vec<Ve
             hasher.write(name.as_bytes());
             let tensor = &tensors[*tensor];
             // Equal bytes of another type are other numbers.
-            hasher.write(format!("{} {:?}", tensor.dtype, tensor.shape).as_bytes());
+            hasher.write(format!("{} {:?}", tensor.encoding, tensor.shape).as_bytes());
             let mut begin = tensor.range.start;
             while begin < tensor.range.end {
                 watch.check()?;

@@ -9,11 +9,11 @@
 //! - [`settings`]: the config of the deeper model
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - [`recipe`]: what is asked for
-//! - [`anatomy`], `quantised`, [`splice`], [`shards`], [`blueprint`]: from headers to every byte of
-//!   the new files
+//! - [`anatomy`], `quantised`, [`translation`], [`splice`], [`shards`], [`gguf_head`], [`blueprint`]:
+//!   from headers to every byte of the new files
 //! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
 //! - `disk`, [`open_file`], [`new_file`], `conversion`, [`movement`], [`output`]: where bytes are read and written
-//! - [`mod@build`], [`verify`], [`inspect`]: the calls that users make
+//! - `folder_files`, [`mod@build`], [`verify`], [`inspect`]: the calls that users make
 
 pub mod anatomy;
 pub mod arithmetic;
@@ -24,6 +24,8 @@ mod conversion;
 mod disk;
 pub mod drawing;
 pub mod error;
+mod folder_files;
+pub mod gguf_head;
 pub mod inspect;
 pub mod manifest;
 pub mod movement;
@@ -38,6 +40,7 @@ pub mod settings;
 pub mod shards;
 pub mod size;
 pub mod splice;
+pub mod translation;
 pub mod verify;
 
 pub use error::{Error, Result};

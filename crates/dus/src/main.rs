@@ -81,7 +81,7 @@ fn run(command: &Command, terminal: &Terminal) -> Result<Outcome, Failure> {
             build(args, terminal).map_err(cannot(what))
         }
         Command::Verify(args) => {
-            let what = format!("verify {}", args.dir.display());
+            let what = format!("verify {}", args.out.display());
             verify(args, terminal).map_err(cannot(what))
         }
         Command::Inspect(args) => {
@@ -98,9 +98,10 @@ fn run(command: &Command, terminal: &Terminal) -> Result<Outcome, Failure> {
 }
 
 fn plan(args: &PlanArgs) -> Result<Outcome> {
-    let blueprint = Blueprint::new(recipe(&args.recipe)?, args.movement.shard_layout.into())?;
+    let out = args.output.as_deref();
+    let blueprint = Blueprint::new(recipe(&args.recipe)?, args.movement.shard_layout.into(), out)?;
     let options = options(&args.movement, false);
-    let out = args.output.as_deref().map(Output::at).transpose()?;
+    let out = out.map(|out| Output::at(out, blueprint.form())).transpose()?;
     let dir = out.as_ref().map_or(Path::new("."), Output::existing_ancestor);
     let room = build::room(&blueprint, dir, options.copy)?;
     let obstacles = match &out {
@@ -122,8 +123,10 @@ fn plan(args: &PlanArgs) -> Result<Outcome> {
 
 fn build(args: &BuildArgs, terminal: &Terminal) -> Result<Outcome> {
     let start = Instant::now();
-    let blueprint = Blueprint::new(recipe(&args.recipe)?, args.movement.shard_layout.into())?;
-    let out = Output::at(&args.output)?;
+    let out = &args.output;
+    let layout = args.movement.shard_layout.into();
+    let blueprint = Blueprint::new(recipe(&args.recipe)?, layout, Some(out))?;
+    let out = Output::at(out, blueprint.form())?;
     let options = options(&args.movement, args.allow_overflow);
     let progress = terminal.progress(args.quiet);
     let built = build::build(&blueprint, out, &options, &progress.watch())?;
@@ -144,7 +147,7 @@ fn verify(args: &VerifyArgs, terminal: &Terminal) -> Result<Outcome> {
         models: args.model.iter().map(|(name, m)| (name.clone(), cli::here(m.clone()))).collect(),
     };
     let progress = terminal.progress(args.quiet);
-    let verdict = verify::verify(&args.dir, whereabouts, &progress.watch())?;
+    let verdict = verify::verify(&args.out, whereabouts, &progress.watch())?;
     terminal.clear();
     let equal = verdict.differences.is_empty();
     if args.json {
@@ -156,14 +159,14 @@ fn verify(args: &VerifyArgs, terminal: &Terminal) -> Result<Outcome> {
         });
         print(&format!("{object:#}\n"))?;
     } else if !args.quiet || !equal {
-        print(&report::verdict(&verdict, &args.dir.display().to_string()))?;
+        print(&report::verdict(&verdict, &args.out.display().to_string()))?;
     }
     Ok(if equal { Outcome::Done } else { Outcome::No })
 }
 
 fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
     let location = checkpoint::hub::locate(&args.model, Path::new(""))?;
-    let checkpoint = checkpoint::Checkpoint::open(&location.dir)?;
+    let checkpoint = checkpoint::Checkpoint::open(&location.path)?;
     let description = inspect::describe(&checkpoint);
     let progress = terminal.progress(args.json);
     let duplicates = args
@@ -178,7 +181,7 @@ fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
         }
         print(&format!("{object:#}\n"))?;
     } else {
-        let dir = location.dir.display().to_string();
+        let dir = location.path.display().to_string();
         print(&report::description(&description, &dir, duplicates.as_deref()))?;
         terminal::notes(description.problem.as_slice());
     }
@@ -187,9 +190,6 @@ fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
 
 /// The recipe that was meant: a file's keys, a model's path, and flags that replace either.
 fn recipe(args: &RecipeArgs) -> Result<Recipe> {
-    if args.to.is_some() {
-        return Err(Error::NotYet { flag: "--to" });
-    }
     let mut draft = Draft::default();
     if let Some(text) = &args.recipe {
         let path = Path::new(text);

@@ -1,13 +1,16 @@
-//! `dus.json`: what a build was made from, and how; enough to prove it later.
+//! `dus.json`, or the keys `dus.*` of a GGUF file: what a build was made from, and how; enough to
+//! prove it later.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use checkpoint::gguf::{Header, Metadata};
 use serde::{Deserialize, Serialize};
 
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
-use crate::recipe::{Draft, Source};
+use crate::gguf_head::MANIFEST_KEY;
+use crate::recipe::{Draft, Form, Source};
 
 /// The file's name in a build's folder.
 pub const FILE: &str = "dus.json";
@@ -43,6 +46,9 @@ pub struct RecipeKeys {
     /// The type cast to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub dtype: Option<String>,
+    /// The form written: `hf` or `gguf`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to: Option<String>,
     /// The most bytes of tensors in a shard.
     pub max_shard_size: u64,
     /// The model that gives the embeddings, if the recipe says so.
@@ -109,11 +115,15 @@ impl Manifest {
     /// What stands in the `dus.json` of a build of `blueprint` at `out`.
     pub fn new(blueprint: &Blueprint, out: &Path) -> Result<Self> {
         let recipe = &blueprint.recipe;
+        let folder = match blueprint.form() {
+            Form::Folder => out,
+            Form::Gguf => out.parent().unwrap_or(out),
+        };
         let models = blueprint.models.iter().zip(&blueprint.locations).map(|(model, location)| {
             let hub = location.hub.as_ref();
             let path = match hub {
                 Some(_) => None,
-                None => Some(unicode(relative(&location.dir, out))?),
+                None => Some(unicode(relative(&location.path, folder))?),
             };
             Ok(SourceModel {
                 name: model.name.clone(),
@@ -135,6 +145,7 @@ impl Manifest {
                 layers: recipe.layers_text.clone(),
                 architecture: recipe.architecture.map(|a| a.name().to_owned()),
                 dtype: recipe.dtype.map(|dtype| dtype.name().to_owned()),
+                to: blueprint.converts().then(|| blueprint.form().name().to_owned()),
                 max_shard_size: recipe.max_shard_bytes,
                 embeddings: recipe.embeddings.clone(),
                 norm: recipe.norm.clone(),
@@ -148,28 +159,50 @@ impl Manifest {
         })
     }
 
-    /// Reads the `dus.json` of the build in `dir`.
-    pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(FILE);
-        if !dir.exists() {
-            let spec = dir.display().to_string();
-            return Err(checkpoint::Error::NoSuchPath { spec, path: dir.to_owned() }.into());
+    /// Puts it among the keys of a GGUF file, with what a person looks for beside it.
+    pub fn write_to(&self, metadata: &mut Metadata) {
+        metadata.set("dus.version", self.dus.as_str());
+        metadata.set("dus.layers", self.recipe.layers.as_str());
+        metadata.set("dus.plan", self.plan.as_str());
+        let text = serde_json::to_string(self).expect("a manifest is plain JSON");
+        metadata.set(MANIFEST_KEY, text.as_str());
+    }
+
+    /// Reads what a build left at `out` of itself: `dus.json`, or the keys of a GGUF file.
+    pub fn read(out: &Path) -> Result<Self> {
+        if out.is_file() {
+            return Self::read_gguf(out);
+        }
+        let path = out.join(FILE);
+        if !out.exists() {
+            let spec = out.display().to_string();
+            return Err(checkpoint::Error::NoSuchPath { spec, path: out.to_owned() }.into());
         }
         if !path.is_file() {
-            return Err(Error::NotABuild { dir: dir.to_owned() });
+            return Err(Error::NotABuild { out: out.to_owned() });
         }
         let failed = |source| Error::Io { path: path.clone(), doing: "read", source };
         let text = fs::read_to_string(&path).map_err(failed)?;
         serde_json::from_str(&text).map_err(|source| Error::Manifest { path, source })
     }
 
-    /// The recipe that this build, which lies in `dir`, was made from.
+    fn read_gguf(path: &Path) -> Result<Self> {
+        let header = Header::read(path)?;
+        let Some(text) = header.metadata.str(MANIFEST_KEY)? else {
+            return Err(Error::NotABuild { out: path.to_owned() });
+        };
+        serde_json::from_str(text)
+            .map_err(|source| Error::Manifest { path: path.to_owned(), source })
+    }
+
+    /// The recipe that this build, which lies in the folder `dir`, was made from.
     #[must_use]
     pub fn draft(&self, dir: &Path) -> Draft {
         let mut draft = Draft {
             layers: Some(self.recipe.layers.clone()),
             architecture: self.recipe.architecture.clone(),
             dtype: self.recipe.dtype.clone(),
+            to: self.recipe.to.clone(),
             max_shard_size: Some(self.recipe.max_shard_size.to_string()),
             embeddings: self.recipe.embeddings.clone(),
             norm: self.recipe.norm.clone(),

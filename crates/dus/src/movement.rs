@@ -80,6 +80,7 @@ pub fn fill(
         kernel: AtomicU64::new(0),
         streamed: AtomicU64::new(0),
         overflow_in: Mutex::new(None),
+        inexact_in: Mutex::new(None),
     };
     let mut moves = layout.moves(splice, models);
     let mut ways = Moved::default();
@@ -101,9 +102,12 @@ pub fn fill(
     ways.streamed = filling.streamed.into_inner();
     let bytes = |c: &Conversion| c.target_bytes() * c.targets.len() as u64;
     ways.computed = conversions.iter().map(bytes).sum();
-    let overflow_in = filling.overflow_in.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let overflow_in = overflow_in.map(|i| splice.tensors[i].name.clone());
-    Ok(Filled { moved: ways, cast, overflow_in })
+    let name = |first: Mutex<Option<usize>>| {
+        let first = first.into_inner().unwrap_or_else(PoisonError::into_inner);
+        first.map(|i| splice.tensors[i].name.clone())
+    };
+    let (overflow_in, inexact_in) = (name(filling.overflow_in), name(filling.inexact_in));
+    Ok(Filled { moved: ways, cast, overflow_in, inexact_in })
 }
 
 /// What filling the shards came to.
@@ -115,6 +119,8 @@ pub struct Filled {
     pub cast: CastReport,
     /// The first new tensor in which a value overflowed.
     pub overflow_in: Option<String>,
+    /// The first new tensor in which a quantised block could not be scaled exactly.
+    pub inexact_in: Option<String>,
 }
 
 /// A stretch of a source file and what becomes of it.
@@ -168,7 +174,7 @@ fn blocks(conversions: &[Conversion], models: &[Model]) -> Vec<Task> {
         let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
         let mut begin = tensor.range.start;
         while begin < tensor.range.end {
-            let end = tensor.range.end.min(begin + conversion::BLOCK_BYTES);
+            let end = tensor.range.end.min(begin + conversion.block_bytes());
             tasks.push(Task {
                 model: conversion.model,
                 file: tensor.file,
@@ -190,6 +196,8 @@ struct Filling<'a> {
     streamed: AtomicU64,
     /// The first new tensor with a value that overflowed, as an index into the splice's.
     overflow_in: Mutex<Option<usize>>,
+    /// Likewise with a quantised block that could not be scaled exactly.
+    inexact_in: Mutex<Option<usize>>,
 }
 
 impl Filling<'_> {
@@ -329,7 +337,7 @@ impl Filling<'_> {
         let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
         let offset = task.source.start - tensor.range.start;
         let (first, length) = conversion.block(offset, task.source.end - task.source.start);
-        let target_offset = first * conversion.target_element_bytes();
+        let target_offset = conversion.target_offset(first);
         let source_bytes = (task.source.end - task.source.start) as usize;
         let bytes = buffers.source.for_offset(source_bytes, 0);
         let result =
@@ -337,10 +345,14 @@ impl Filling<'_> {
         source.read_exact_at(bytes, task.source.start)?;
         let mut report = CastReport::default();
         let once = conversion.apply(bytes, first, result);
-        if once.overflowed > 0 {
-            let mut first = self.overflow_in.lock().unwrap_or_else(PoisonError::into_inner);
-            let here = conversion.targets.iter().map(|target| target.tensor).min();
-            *first = first.or(here).min(here);
+        for (count, first_in) in
+            [(once.overflowed, &self.overflow_in), (once.inexact, &self.inexact_in)]
+        {
+            if count > 0 {
+                let mut first = first_in.lock().unwrap_or_else(PoisonError::into_inner);
+                let here = conversion.targets.iter().map(|target| target.tensor).min();
+                *first = first.or(here).min(here);
+            }
         }
         for target in &conversion.targets {
             let shard = &self.shards[target.shard];

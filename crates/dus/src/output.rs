@@ -1,7 +1,7 @@
 //! The place where a build goes: nothing stands there until everything is written.
 //!
 //! Files are written into a hidden folder beside it, `.NAME.dus-partial`, which is renamed at the
-//! end and removed if the build stops. The folder is locked, so two builds never share it, and one
+//! end (a GGUF file: the one file in it) and removed if the build stops. The folder is locked, so two builds never share it, and one
 //! that a killed build left is known by its free lock.
 
 use std::fs::{self, File};
@@ -11,7 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::manifest;
+use crate::manifest::{self, Manifest};
+use crate::recipe::Form;
 
 /// The longest name of a file, in bytes, on the file systems that there are.
 const MAX_NAME_BYTES: usize = 255;
@@ -21,6 +22,8 @@ const MAX_NAME_BYTES: usize = 255;
 pub struct Output {
     /// The path, absolute and with all links followed.
     path: PathBuf,
+    /// Whether a folder or a file goes there.
+    form: Form,
     /// What stands there now.
     found: Found,
 }
@@ -29,26 +32,31 @@ pub struct Output {
 enum Found {
     Nothing,
     EmptyFolder,
+    /// What an earlier build left, in the form that goes there now.
     Build,
     ForeignFolder,
+    /// A file that is no such build.
     File,
 }
 
 impl Output {
-    /// Looks at what stands at `path`, which need not exist.
-    pub fn at(path: &Path) -> Result<Self> {
+    /// Looks at what stands at `path`, which need not exist and to which a model of `form` is to go.
+    pub fn at(path: &Path, form: Form) -> Result<Self> {
         let failed = |source| Error::Io { path: path.to_owned(), doing: "resolved", source };
         let path = resolve(path).map_err(failed)?;
         let failed = |source| Error::Io { path: path.clone(), doing: "read", source };
         let found = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
             Err(error) => return Err(failed(error)),
-            Ok(metadata) if !metadata.is_dir() => Found::File,
-            Ok(_) if path.join(manifest::FILE).is_file() => Found::Build,
+            Ok(metadata) if !metadata.is_dir() => match form {
+                Form::Gguf if metadata.is_file() && Manifest::read(&path).is_ok() => Found::Build,
+                _ => Found::File,
+            },
+            Ok(_) if form == Form::Folder && path.join(manifest::FILE).is_file() => Found::Build,
             Ok(_) if path.read_dir().map_err(failed)?.next().is_none() => Found::EmptyFolder,
             Ok(_) => Found::ForeignFolder,
         };
-        Ok(Self { path, found })
+        Ok(Self { path, form, found })
     }
 
     /// The path, absolute and with all links followed.
@@ -93,6 +101,12 @@ impl Output {
         }
         let aside = self.neighbour("old");
         match self.found {
+            Found::EmptyFolder | Found::ForeignFolder if self.form == Form::Gguf => {
+                obstacles.push(Error::OutputIsFolder { out: out() });
+            }
+            Found::File if self.form == Form::Gguf => {
+                obstacles.push(Error::OutputIsForeignFile { out: out() });
+            }
             Found::Nothing if aside.join(manifest::FILE).is_file() => {
                 obstacles.push(Error::OutputMovedAside { out: out(), aside });
             }
@@ -101,6 +115,9 @@ impl Output {
             Found::Build if force => {}
             Found::ForeignFolder if force => {
                 obstacles.push(Error::OutputIsForeign { out: out() });
+            }
+            Found::Build if self.form == Form::Gguf => {
+                obstacles.push(Error::OutputIsBuild { out: out() });
             }
             Found::Build | Found::ForeignFolder => {
                 let is_build = self.found == Found::Build;
@@ -190,6 +207,35 @@ impl Partial {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Moves the file called `name` to the output's place, which now is complete.
+    ///
+    /// An earlier build there is replaced in the same step.
+    pub fn commit_file(mut self, name: &str) -> Result<()> {
+        let out = self.output.path.clone();
+        let file = self.dir.join(name);
+        let failed = |path: &Path, doing| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, doing, source }
+        };
+        self.lock.sync_all().map_err(failed(&self.dir, "synced"))?;
+        if self.output.found == Found::Build {
+            fs::rename(&file, &out).map_err(failed(&out, "replaced"))?;
+        } else {
+            match disk::rename_new(&file, &out) {
+                Err(error) if disk::is_unsupported(&error) => {
+                    // Where files cannot be linked either, what came here since is not looked for.
+                    fs::rename(&file, &out).map_err(failed(&out, "created"))?;
+                }
+                renamed => renamed.map_err(failed(&out, "created"))?,
+            }
+        }
+        self.committed = true;
+        // The new model stands; a folder that cannot be removed now shows by its name.
+        let _ = fs::remove_dir_all(&self.dir);
+        let above = out.parent().unwrap_or(Path::new("/"));
+        File::open(above).and_then(|above| above.sync_all()).map_err(failed(above, "synced"))
     }
 
     /// Moves the folder to the output's place, which now is complete.

@@ -16,7 +16,7 @@ impl<'a> QuantisedModules<'a> {
         let scaled: HashSet<&str> =
             tensors.iter().filter(|t| is_scale(&t.name)).map(|t| module(&t.name)).collect();
         let is_quantised = |tensor: &&Tensor| {
-            let dtype = tensor.dtype;
+            let Some(dtype) = tensor.encoding.dtype() else { return false };
             is_small_float(dtype) || is_code(dtype) && scaled.contains(module(&tensor.name))
         };
         let quantised = tensors.iter().filter(is_quantised);
@@ -30,7 +30,8 @@ impl<'a> QuantisedModules<'a> {
 
     /// One of all quantised tensors: the first by name, small floats before integers.
     pub(crate) fn first(&self) -> Option<&'a Tensor> {
-        self.0.values().copied().min_by_key(|tensor| (is_code(tensor.dtype), &tensor.name))
+        let key = |tensor: &&Tensor| (tensor.encoding.dtype().is_some_and(is_code), tensor.name.clone());
+        self.0.values().copied().min_by_key(key)
     }
 }
 

@@ -7,8 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use checkpoint::Dtype;
+use checkpoint::gguf::GgmlType;
 use checkpoint::json::Entries;
+use checkpoint::{Dtype, Encoding};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub struct Draft {
     pub architecture: Option<String>,
     /// `dtype`.
     pub dtype: Option<String>,
+    /// `to`.
+    pub to: Option<String>,
     /// `max_shard_size`.
     pub max_shard_size: Option<String>,
     /// `embeddings`.
@@ -64,6 +67,8 @@ pub struct Recipe {
     pub architecture: Option<Architecture>,
     /// The type to cast floating-point tensors to.
     pub dtype: Option<TensorType>,
+    /// The form to write, if the recipe says so.
+    pub to: Option<Form>,
     /// The most bytes of tensors in a shard.
     pub max_shard_bytes: u64,
     /// The model that gives the embeddings, if the recipe says so.
@@ -72,6 +77,42 @@ pub struct Recipe {
     pub norm: Option<String>,
     /// The model that gives `lm_head`.
     pub lm_head: Option<String>,
+}
+
+/// The form of a model's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Hugging Face's: a folder of safetensors files and a config.
+    Folder,
+    /// A GGUF file.
+    Gguf,
+}
+
+impl Form {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Folder => "hf",
+            Self::Gguf => "gguf",
+        }
+    }
+}
+
+impl FromStr for Form {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "hf" => Ok(Self::Folder),
+            "gguf" => Ok(Self::Gguf),
+            _ => Err(Error::RecipeValue {
+                key: "to",
+                value: text.to_owned(),
+                expected: "hf or gguf",
+            }),
+        }
+    }
 }
 
 /// A type that tensors can be cast to.
@@ -83,26 +124,30 @@ pub enum TensorType {
     Bfloat16,
     /// Single precision.
     Float32,
+    /// Blocks of 32 bytes and a scale, in a GGUF file.
+    Q8_0,
 }
 
 impl TensorType {
-    /// Its name in `config.json`.
+    /// Its name in recipes, and in `config.json` if it can stand there.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Float16 => "float16",
             Self::Bfloat16 => "bfloat16",
             Self::Float32 => "float32",
+            Self::Q8_0 => "q8_0",
         }
     }
 
-    /// Its name in a safetensors header.
+    /// How elements of it are stored.
     #[must_use]
-    pub fn dtype(self) -> Dtype {
+    pub fn encoding(self) -> Encoding {
         match self {
-            Self::Float16 => Dtype::F16,
-            Self::Bfloat16 => Dtype::BF16,
-            Self::Float32 => Dtype::F32,
+            Self::Float16 => Dtype::F16.into(),
+            Self::Bfloat16 => Dtype::BF16.into(),
+            Self::Float32 => Dtype::F32.into(),
+            Self::Q8_0 => GgmlType::Q8_0.into(),
         }
     }
 }
@@ -115,10 +160,11 @@ impl FromStr for TensorType {
             "float16" | "f16" => Ok(Self::Float16),
             "bfloat16" | "bf16" => Ok(Self::Bfloat16),
             "float32" | "f32" => Ok(Self::Float32),
+            "q8_0" => Ok(Self::Q8_0),
             _ => Err(Error::RecipeValue {
                 key: "dtype",
                 value: text.to_owned(),
-                expected: "float16, bfloat16 or float32",
+                expected: "float16, bfloat16 or float32, or q8_0 in a GGUF file",
             }),
         }
     }
@@ -133,6 +179,7 @@ struct RawRecipe {
     layers: Option<String>,
     architecture: Option<String>,
     dtype: Option<String>,
+    to: Option<String>,
     max_shard_size: Option<RawSize>,
     embeddings: Option<String>,
     norm: Option<String>,
@@ -162,6 +209,7 @@ impl Draft {
             layers: raw.layers,
             architecture: raw.architecture,
             dtype: raw.dtype,
+            to: raw.to,
             max_shard_size: raw.max_shard_size.map(|size| match size {
                 RawSize::Bytes(bytes) => bytes.to_string(),
                 RawSize::Text(text) => text,
@@ -188,6 +236,7 @@ impl Draft {
             layers: flags.layers.or(self.layers),
             architecture: flags.architecture.or(self.architecture),
             dtype: flags.dtype.or(self.dtype),
+            to: flags.to.or(self.to),
             max_shard_size: flags.max_shard_size.or(self.max_shard_size),
             embeddings: flags.embeddings.or(self.embeddings),
             norm: flags.norm.or(self.norm),
@@ -243,6 +292,7 @@ impl Draft {
             layers_text,
             architecture,
             dtype: self.dtype.map(|dtype| dtype.parse()).transpose()?,
+            to: self.to.map(|form| form.parse()).transpose()?,
             max_shard_bytes,
             embeddings: self.embeddings,
             norm: self.norm,

@@ -21,7 +21,7 @@ pub(crate) fn plan(blueprint: &Blueprint, room: &Room) -> String {
         .models
         .iter()
         .map(|model| {
-            let dir = model.checkpoint.dir().display();
+            let dir = model.checkpoint.path().display();
             let layers = model.anatomy.num_layers();
             match &model.name {
                 Some(name) => format!("{name} = {dir}, {layers} layers"),

@@ -6,27 +6,29 @@
 
 use std::ops::Range;
 
-use checkpoint::Dtype;
+use checkpoint::Encoding;
 use checkpoint::header::{self, BLOCK_BYTES};
 
 use crate::splice::{Model, NewTensor, Splice};
 
 /// The files of the new model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ShardLayout {
     /// The files, in the order of their names.
     pub shards: Vec<Shard>,
 }
 
 /// A file of the new model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shard {
     /// Its name, such as `model-00001-of-00005.safetensors`.
     pub name: String,
-    /// Its length prefix and header.
+    /// What stands before its tensors: its length prefix and header, or all a GGUF file begins with.
     pub header: Vec<u8>,
     /// Its tensors in the order of their bytes.
     pub tensors: Vec<PlacedTensor>,
+    /// What its length is a multiple of: 1, or the alignment of a GGUF file.
+    pub alignment: u64,
 }
 
 /// A tensor at its place in a file.
@@ -42,7 +44,8 @@ impl Shard {
     /// The length of the file in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.tensors.last().map_or(self.header.len() as u64, |last| last.range.end)
+        let end = self.tensors.last().map_or(self.header.len() as u64, |last| last.range.end);
+        end.next_multiple_of(self.alignment)
     }
 }
 
@@ -99,7 +102,7 @@ pub fn by_size(splice: &Splice, models: &[Model], max_shard_bytes: u64) -> Shard
         // Runs of the source stay together, and no tensor lies at an odd address because of another.
         group.sort_by_cached_key(|&i| {
             let place = Place::of(&splice.tensors[i], models);
-            (std::cmp::Reverse(alignment(splice.tensors[i].dtype)), place)
+            (std::cmp::Reverse(alignment(splice.tensors[i].encoding)), place)
         });
     }
     place(splice, models, groups)
@@ -137,10 +140,10 @@ pub fn by_source(splice: &Splice, models: &[Model], max_shard_bytes: u64) -> Sha
             begin += bytes;
         }
     }
-    loose.sort_by_key(|&i| (std::cmp::Reverse(alignment(splice.tensors[i].dtype)), i));
+    loose.sort_by_key(|&i| (std::cmp::Reverse(alignment(splice.tensors[i].encoding)), i));
     for i in loose {
         let bytes = splice.tensors[i].bytes();
-        let aligned = alignment(splice.tensors[i].dtype);
+        let aligned = alignment(splice.tensors[i].encoding);
         let fits = |bin: &Bin| {
             bin.has_room(bytes, max_shard_bytes) && (bin.begin + bin.bytes).is_multiple_of(aligned)
         };
@@ -235,8 +238,11 @@ fn place(splice: &Splice, models: &[Model], groups: Vec<Vec<usize>>) -> ShardLay
             format!("model-{:05}-of-{num_shards:05}.safetensors", i + 1)
         };
         let tensors: Vec<&NewTensor> = group.iter().map(|&i| &splice.tensors[i]).collect();
-        let described = tensors.iter().map(|t| (t.name.as_str(), t.dtype, t.shape.as_slice()));
-        let header = header::encode(described, residue(&tensors, models));
+        let described = tensors.iter().map(|t| {
+            let dtype = t.encoding.dtype().expect("what goes to a folder is translated to a dtype");
+            (t.name.as_str(), dtype, t.shape.as_slice())
+        });
+        let header = header::encode(described, residue(&tensors, models, 1, 8));
         let mut end = header.len() as u64;
         let tensors = group
             .into_iter()
@@ -246,25 +252,53 @@ fn place(splice: &Splice, models: &[Model], groups: Vec<Vec<usize>>) -> ShardLay
                 PlacedTensor { tensor: i, range: begin..end }
             })
             .collect();
-        Shard { name, header, tensors }
+        Shard { name, header, tensors, alignment: 1 }
     });
     ShardLayout { shards: shards.collect() }
 }
 
+/// All tensors in one file, runs of the source together, each tensor at a multiple of `alignment`.
+///
+/// `header` makes what stands before them of the tensors in the order of their bytes and of the
+/// offset, modulo a block, that the first of them should have.
+#[must_use]
+pub fn in_one_file(
+    splice: &Splice,
+    models: &[Model],
+    name: &str,
+    alignment: u64,
+    header: impl FnOnce(&[&NewTensor], u64) -> Vec<u8>,
+) -> ShardLayout {
+    let mut order: Vec<usize> = (0..splice.tensors.len()).collect();
+    order.sort_by_cached_key(|&i| Place::of(&splice.tensors[i], models));
+    let tensors: Vec<&NewTensor> = order.iter().map(|&i| &splice.tensors[i]).collect();
+    let header = header(&tensors, residue(&tensors, models, alignment, alignment));
+    let mut end = header.len() as u64;
+    let place = |i: usize| {
+        let begin = end.next_multiple_of(alignment);
+        end = begin + splice.tensors[i].bytes();
+        PlacedTensor { tensor: i, range: begin..end }
+    };
+    let tensors = order.into_iter().map(place).collect();
+    ShardLayout { shards: vec![Shard { name: name.to_owned(), header, tensors, alignment }] }
+}
+
 /// The offset of the first tensor, modulo a block, at which most bytes line up with their source.
-fn residue(tensors: &[&NewTensor], models: &[Model]) -> u64 {
+///
+/// Tensors begin at multiples of `alignment`, and the first one at a multiple of `aligned`.
+fn residue(tensors: &[&NewTensor], models: &[Model], alignment: u64, aligned: u64) -> u64 {
     let mut bytes_by_residue = std::collections::BTreeMap::new();
     let mut offset = 0;
     for tensor in tensors {
         if tensor.change.is_none() {
             let begin = Place::of(tensor, models).begin;
             let residue = (begin % BLOCK_BYTES + BLOCK_BYTES - offset % BLOCK_BYTES) % BLOCK_BYTES;
-            // Readers map tensors where they lie, so the first one begins at a multiple of 8.
-            if residue.is_multiple_of(8) {
+            // Readers map tensors where they lie.
+            if residue.is_multiple_of(aligned) {
                 *bytes_by_residue.entry(residue).or_default() += tensor.bytes();
             }
         }
-        offset += tensor.bytes();
+        offset = (offset + tensor.bytes()).next_multiple_of(alignment);
     }
     let best: Option<(u64, u64)> = bytes_by_residue
         .into_iter()
@@ -272,9 +306,9 @@ fn residue(tensors: &[&NewTensor], models: &[Model]) -> u64 {
     best.map_or(0, |(residue, _)| residue)
 }
 
-/// The bytes that elements of `dtype` are aligned to, as safetensors orders them.
-fn alignment(dtype: Dtype) -> u64 {
-    (dtype.bitsize() as u64 / 8).max(1)
+/// The bytes that elements are aligned to, as safetensors orders them.
+fn alignment(encoding: Encoding) -> u64 {
+    encoding.dtype().map_or(1, |dtype| (dtype.bitsize() as u64 / 8).max(1))
 }
 
 impl ShardLayout {

@@ -35,6 +35,17 @@ impl fmt::Display for Count {
     }
 }
 
+/// A number of parameters as `general.size_label` of a GGUF file says it, such as 7.2B.
+#[must_use]
+pub fn label(num_parameters: u64) -> String {
+    let units = [(1e12, 'T'), (1e9, 'B'), (1e6, 'M')];
+    let count = num_parameters as f64;
+    let (unit, name) = units.into_iter().find(|&(unit, _)| count > unit).unwrap_or((1e3, 'K'));
+    let scaled = count / unit;
+    let decimals = usize::from(scaled.round_ties_even() < 10.0);
+    format!("{scaled:.decimals$}{name}")
+}
+
 /// Reads a size as Hugging Face does: a number of bytes, or one with KB, MB, GB, KiB, MiB or GiB.
 #[must_use]
 pub fn parse(text: &str) -> Option<u64> {
@@ -91,5 +102,9 @@ mod tests {
         assert_eq!(Bytes(999).to_string(), "999 B");
         assert_eq!(Count(10_731_524_096).to_string(), "10,731,524,096");
         assert_eq!(Count(100).to_string(), "100");
+        assert_eq!(label(134_515_008), "135M");
+        assert_eq!(label(7_241_732_096), "7.2B");
+        assert_eq!(label(10_731_524_096), "11B");
+        assert_eq!(label(4_096), "4.1K");
     }
 }

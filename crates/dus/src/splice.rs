@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 
-use checkpoint::{Checkpoint, Dtype};
+use checkpoint::{Checkpoint, Dtype, Encoding};
 
 use crate::anatomy::Anatomy;
-use crate::arithmetic::Transform;
+use crate::arithmetic::{Rows, Transform, blocks};
 use crate::error::{Error, Result};
 use crate::plan::{Action, LayerPlan, LayerRef, Pattern, PlannedLayer, TensorOp};
-use crate::quantised::{QuantisedModules, is_floating};
+use crate::quantised::QuantisedModules;
+use crate::translation::Translation;
 
 /// A model that a plan takes layers from.
 #[derive(Debug)]
@@ -69,8 +70,8 @@ pub struct Splice {
 pub struct NewTensor {
     /// Its name.
     pub name: String,
-    /// The type of its elements in the new model.
-    pub dtype: Dtype,
+    /// How its elements are stored in the new model.
+    pub encoding: Encoding,
     /// Its shape.
     pub shape: Vec<usize>,
     /// The index of the model that it comes from.
@@ -89,8 +90,9 @@ impl NewTensor {
     /// Its length in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        checkpoint::header::num_bytes(self.dtype, &self.shape)
-            .expect("the source's header was checked, and a cast widens no more than eightfold")
+        self.encoding
+            .num_bytes(&self.shape)
+            .expect("the source's header was checked, and a cast widens no more than 32-fold")
     }
 
     /// The number of its elements.
@@ -109,16 +111,20 @@ pub struct Change {
     pub scale: f64,
     /// The noises, each as a standard deviation relative to the source tensor's RMS, and a seed.
     pub noises: Vec<(f64, u64)>,
+    /// The order of its rows, where that is not the same in all forms.
+    pub rows: Option<Rows>,
+    /// What is added to the stored values before, and after: gemma's norms in GGUF are greater by 1.
+    pub added: [f32; 2],
 }
 
 impl Change {
     /// No operation; where a tensor has this change, it is cast.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { zero: false, scale: 1.0, noises: Vec::new() }
+        Self { zero: false, scale: 1.0, noises: Vec::new(), rows: None, added: [0.0; 2] }
     }
 
-    /// Whether the elements stay what they are, but for a cast.
+    /// Whether the values stay what they are, but for a cast and another form.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         !self.zero && self.scale.to_bits() == 1_f64.to_bits() && self.noises.is_empty()
@@ -137,21 +143,21 @@ pub struct Accounts {
 }
 
 impl Splice {
-    /// Follows `plan` through `models`, casting floating-point tensors to `dtype` if one is given.
+    /// Follows `plan` through `models`; `translation` says how tensors are stored in the new one.
     pub fn new(
         models: &[Model],
         plan: &LayerPlan,
         globals: Globals,
-        dtype: Option<Dtype>,
+        translation: &Translation,
     ) -> Result<Self> {
         refuse_unlike_models(models)?;
-        if let Some(dtype) = dtype {
-            refuse_cast_of_quantised(models, dtype)?;
+        if let Some(dtype) = translation.dtype {
+            refuse_cast_of_quantised(models, dtype.encoding())?;
         }
         let mut builder = Builder {
             models,
             quantised: models.iter().map(|m| QuantisedModules::of(&m.checkpoint)).collect(),
-            dtype,
+            translation,
             tensors: Vec::new(),
             copies: HashMap::new(),
         };
@@ -202,7 +208,7 @@ enum Side {
 struct Builder<'a> {
     models: &'a [Model],
     quantised: Vec<QuantisedModules<'a>>,
-    dtype: Option<Dtype>,
+    translation: &'a Translation,
     tensors: Vec<NewTensor>,
     /// How often each (model, tensor) has been taken so far.
     copies: HashMap<(usize, usize), usize>,
@@ -269,19 +275,25 @@ impl Builder<'_> {
         layer: Option<usize>,
         change: Option<Change>,
     ) -> Result<()> {
-        let tensor = &self.models[model].checkpoint.tensors()[source];
-        let copy = self.copies.entry((model, source)).or_default();
-        let dtype = self.dtype.filter(|_| is_floating(tensor.dtype)).unwrap_or(tensor.dtype);
-        let cast = dtype != tensor.dtype;
-        let change = change.filter(|change| cast || !change.is_nothing());
-        let change = change.or_else(|| cast.then(Change::nothing));
-        if change.is_some() {
-            Transform::cast(tensor.dtype, dtype)
-                .map_err(|source| Error::Unsupported { tensor: tensor.name.clone(), source })?;
+        let checkpoint = &self.models[model].checkpoint;
+        let tensor = &checkpoint.tensors()[source];
+        if self.translation.drops(&tensor.name) {
+            return Ok(());
         }
+        let encoding = self.translation.encoding(tensor)?;
+        let change = change.filter(|change| !change.is_nothing());
+        let change = self.translation.change(checkpoint, tensor, encoding, change)?;
+        if let Some(change) = &change {
+            Transform::cast(tensor.encoding, encoding)
+                .map_err(|source| Error::Unsupported { tensor: tensor.name.clone(), source })?;
+            if let (Encoding::Blocks(_), true) = (encoding, encoding == tensor.encoding) {
+                refuse_change_of_blocks(tensor, change)?;
+            }
+        }
+        let copy = self.copies.entry((model, source)).or_default();
         self.tensors.push(NewTensor {
             name,
-            dtype,
+            encoding,
             shape: tensor.shape.clone(),
             model,
             source,
@@ -301,10 +313,26 @@ impl Builder<'_> {
             Some(mate) => Err(Error::ChangeOfQuantised {
                 tensor: tensor.name.clone(),
                 mate: mate.name.clone(),
-                dtype: mate.dtype,
+                encoding: mate.encoding,
             }),
         }
     }
+}
+
+/// Refuses what cannot be done to quantised blocks without decoding them.
+fn refuse_change_of_blocks(tensor: &checkpoint::Tensor, change: &Change) -> Result<()> {
+    let Encoding::Blocks(ggml_type) = tensor.encoding else { return Ok(()) };
+    if change.zero {
+        return Ok(());
+    }
+    let (name, found) = (tensor.name.clone(), tensor.encoding);
+    if !change.noises.is_empty() {
+        return Err(Error::NoiseOfBlocks { tensor: name, found });
+    }
+    if !blocks::can_scale(ggml_type, change.scale) {
+        return Err(Error::ScaleOfBlocks { tensor: name, found, factor: change.scale });
+    }
+    Ok(())
 }
 
 fn is_head(name: &str) -> bool {
@@ -390,8 +418,10 @@ fn shapes_by_name(model: &Model) -> std::collections::BTreeMap<String, (&str, &[
 }
 
 /// Refuses a cast where tensors are numbers only together with their scales.
-fn refuse_cast_of_quantised(models: &[Model], dtype: Dtype) -> Result<()> {
-    for model in models {
+///
+/// Blocks of a GGUF file are whole in themselves; what becomes of those, the translation says.
+fn refuse_cast_of_quantised(models: &[Model], dtype: Encoding) -> Result<()> {
+    for model in models.iter().filter(|model| model.checkpoint.gguf().is_none()) {
         let config = model.checkpoint.config();
         if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
             return Err(Error::CastOfQuantised { config: model.checkpoint.config_path(), dtype });
@@ -399,7 +429,7 @@ fn refuse_cast_of_quantised(models: &[Model], dtype: Dtype) -> Result<()> {
         if let Some(tensor) = QuantisedModules::of(&model.checkpoint).first() {
             return Err(Error::CastBesideQuantised {
                 tensor: tensor.name.clone(),
-                found: tensor.dtype,
+                found: tensor.encoding,
                 dtype,
             });
         }
@@ -420,8 +450,8 @@ fn function_preserving(
     let mut untouched = vec![true; plan.num_layers()];
     let mut cast_loses = false;
     for tensor in tensors {
-        let source = models[tensor.model].checkpoint.tensors()[tensor.source].dtype;
-        cast_loses |= tensor.dtype != source && tensor.dtype != Dtype::F32;
+        let source = models[tensor.model].checkpoint.tensors()[tensor.source].encoding;
+        cast_loses |= tensor.encoding != source && tensor.encoding != Dtype::F32.into();
         let Some(layer) = tensor.layer.filter(|&layer| layer < plan.num_layers()) else { continue };
         let zero = tensor.change.as_ref().is_some_and(|change| change.zero);
         for (zeroed, end) in zeroed[layer].iter_mut().zip(&ends) {

@@ -7,16 +7,18 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use checkpoint::Checkpoint;
+use checkpoint::gguf::metadata::shown;
 use rayon::prelude::*;
 
 use crate::arithmetic::Transform;
 use crate::blueprint::{Blueprint, LayoutKind};
 use crate::conversion::{self, BLOCK_BYTES, Rms};
 use crate::error::{Error, Result, one_line};
+use crate::gguf_head::GgufHead;
 use crate::manifest::{Manifest, SourceFile};
 use crate::open_file::{OpenFile, open_files};
 use crate::progress::{Progress, Watch};
-use crate::recipe::{Draft, Recipe, Source};
+use crate::recipe::{Draft, Form, Recipe, Source};
 use crate::splice::{Model, NewTensor};
 
 /// What a comparison found.
@@ -53,9 +55,13 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     if whereabouts.base.is_some() && !names.is_empty() {
         return Err(Error::BaseOfSeveral { names: names.join(", ") });
     }
-    let flags = Draft { base: whereabouts.base, models: whereabouts.models, ..Draft::default() };
-    let recipe: Recipe = manifest.draft(&real).replaced_by(flags).finish()?;
-    let blueprint = Blueprint::new(recipe, LayoutKind::Size).map_err(|error| match error {
+    let form = if real.is_file() { Form::Gguf } else { Form::Folder };
+    let folder = if real.is_file() { real.parent().unwrap_or(&real) } else { &real };
+    let to = Some(form.name().to_owned());
+    let flags =
+        Draft { base: whereabouts.base, models: whereabouts.models, to, ..Draft::default() };
+    let recipe: Recipe = manifest.draft(folder).replaced_by(flags).finish()?;
+    let blueprint = Blueprint::new(recipe, LayoutKind::Size, None).map_err(|error| match error {
         Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
             Error::BaseGone { source }
         }
@@ -73,8 +79,16 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
             return Ok(Verdict { num_tensors: 0, bytes: 0, differences });
         }
     };
-    differences.extend(config_differences(&blueprint, &built));
-    let planned: BTreeSet<&str> = blueprint.splice.tensors.iter().map(|t| &*t.name).collect();
+    let mut planned: BTreeSet<&str> = blueprint.splice.tensors.iter().map(|t| &*t.name).collect();
+    let head;
+    match form {
+        Form::Folder => differences.extend(config_differences(&blueprint, &built)),
+        Form::Gguf => {
+            head = blueprint.gguf_head()?;
+            differences.extend(metadata_differences(&head, &built));
+            planned.extend(head.settings.iter().map(|tensor| tensor.name));
+        }
+    }
     let unplanned = built.tensors().iter().filter(|tensor| !planned.contains(&*tensor.name));
     differences.extend(unplanned.map(|tensor| format!("`{}` should not be there", tensor.name)));
 
@@ -101,7 +115,7 @@ fn check_base(manifest: &Manifest, blueprint: &Blueprint) -> Result<()> {
                 Some(file) => format!("{} had {} bytes", file.name, file.bytes),
                 None => "it has more files".to_owned(),
             };
-            return Err(Error::OtherBase { dir: now.checkpoint.dir().to_owned(), what });
+            return Err(Error::OtherBase { path: now.checkpoint.path().to_owned(), what });
         }
     }
     Ok(())
@@ -122,6 +136,22 @@ fn config_differences(blueprint: &Blueprint, built: &Checkpoint) -> Vec<String> 
         .map(|key| {
             let (expected, found) = (shown(expected.get(key)), shown(found.get(key)));
             format!("`{key}` in config.json is {found}, built as {expected}")
+        })
+        .collect()
+}
+
+/// The keys of a GGUF file that are not as the build wrote them.
+fn metadata_differences(head: &GgufHead, built: &Checkpoint) -> Vec<String> {
+    let Some(gguf) = built.gguf() else { return Vec::new() };
+    let (expected, found) = (&head.metadata, &gguf.metadata);
+    let keys: BTreeSet<&str> = expected.keys().chain(found.keys()).collect();
+    let shown = |value: Option<_>| value.map_or("absent".to_owned(), shown);
+    let differing = keys.into_iter().filter(|key| !key.starts_with("dus."));
+    differing
+        .filter(|key| expected.get(key) != found.get(key))
+        .map(|key| {
+            let (expected, found) = (shown(expected.get(key)), shown(found.get(key)));
+            format!("`{key}` is {found}, built as {expected}")
         })
         .collect()
 }
@@ -156,10 +186,10 @@ impl<'a> Comparison<'a> {
             let source = &model.checkpoint.tensors()[new.source];
             match built.tensor(&new.name) {
                 None => missing.push(format!("`{}` is missing", new.name)),
-                Some(target) if target.dtype != new.dtype || target.shape != new.shape => {
+                Some(target) if target.encoding != new.encoding || target.shape != new.shape => {
                     missing.push(format!(
                         "`{}` is {} of {:?}, built as {} of {:?}",
-                        new.name, target.dtype, target.shape, new.dtype, new.shape
+                        new.name, target.encoding, target.shape, new.encoding, new.shape
                     ));
                 }
                 Some(target) => {
@@ -183,9 +213,13 @@ impl<'a> Comparison<'a> {
         (self.watch.progress)(Progress::Begin { doing: "verifying", bytes: self.bytes() });
         let mut blocks: Vec<(&Pair, Range<u64>)> = Vec::new();
         for pair in &self.pairs {
+            let block_bytes = match &pair.transform {
+                None => BLOCK_BYTES,
+                Some(transform) => transform.block_bytes(BLOCK_BYTES),
+            };
             let mut begin = 0;
             while begin < pair.source.bytes() {
-                let end = pair.source.bytes().min(begin + BLOCK_BYTES);
+                let end = pair.source.bytes().min(begin + block_bytes);
                 blocks.push((pair, begin..end));
                 begin = end;
             }
@@ -207,7 +241,7 @@ impl<'a> Comparison<'a> {
         let line = |(name, at): (&str, u64)| {
             let pair = self.pairs.iter().find(|pair| pair.new.name == name);
             let pair = pair.expect("only compared tensors are reported");
-            let dir = self.blueprint.models[pair.new.model].checkpoint.dir();
+            let dir = self.blueprint.models[pair.new.model].checkpoint.path();
             let how = if pair.transform.is_some() { "what is computed from " } else { "" };
             format!(
                 "`{name}` differs from {how}`{}` of {}, first at byte {at}",
@@ -232,7 +266,7 @@ impl<'a> Comparison<'a> {
             None => (0, block.start, source_bytes),
             Some(transform) => {
                 let (first, target_bytes) = transform.block(block.start, block.end - block.start);
-                (first, first * transform.target_width() as u64, target_bytes)
+                (first, transform.target_offset(first), target_bytes)
             }
         };
         let computed_bytes = if pair.transform.is_some() { target_bytes } else { 0 };

@@ -188,41 +188,40 @@ fn refuse_collisions(tensors: &[HeaderTensor]) -> Result<(), GgufError> {
 
 /// The header of a file, and where its tensors begin.
 ///
-/// `tensors` come in the order of their bytes, and each begins at the first multiple of `alignment`
-/// behind the one before it; the file ends at such a multiple too. The tensors' bytes begin at an
-/// offset which is `residue` modulo [`BLOCK_BYTES`]: loaders allow no bytes between header and
-/// tensors, so a key without a meaning fills the header.
+/// `settings` are small vectors of f32 that come first and are part of what is returned. `tensors`
+/// come in the order of their bytes, and each begins at the first multiple of `alignment` behind the
+/// one before it; the file ends at such a multiple too. Their bytes begin at an offset which is
+/// `residue` modulo [`BLOCK_BYTES`]: loaders allow no bytes between header and tensors, so a key
+/// without a meaning fills the header.
 pub fn encode<'a>(
     metadata: &Metadata,
+    settings: &[(&str, &[f32])],
     tensors: impl IntoIterator<Item = (&'a str, GgmlType, &'a [usize])>,
     alignment: u64,
     residue: u64,
 ) -> Vec<u8> {
-    let (mut infos, mut num_tensors, mut offset) = (Vec::new(), 0_u64, 0_u64);
+    let mut infos = Infos { bytes: Vec::new(), count: 0, end: 0, alignment };
+    let mut settings_bytes: Vec<u8> = Vec::new();
+    for (name, values) in settings {
+        infos.push(name, GgmlType::F32, &[values.len()]);
+        settings_bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        settings_bytes.resize(settings_bytes.len().next_multiple_of(alignment as usize), 0);
+    }
     for (name, ggml_type, shape) in tensors {
-        name.write(&mut infos);
-        infos.extend((shape.len() as u32).to_le_bytes());
-        for &dim in shape.iter().rev() {
-            infos.extend((dim as u64).to_le_bytes());
-        }
-        infos.extend(ggml_type.id().to_le_bytes());
-        infos.extend(offset.to_le_bytes());
-        let num_elements = shape.iter().map(|&dim| dim as u64).product();
-        let bytes = ggml_type.num_bytes(num_elements).expect("the shape was checked");
-        offset = (offset + bytes).next_multiple_of(alignment);
-        num_tensors += 1;
+        infos.push(name, ggml_type, shape);
     }
     let mut metadata = metadata.clone();
     let head = |metadata: &Metadata| {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(num_tensors.to_le_bytes());
+        bytes.extend(infos.count.to_le_bytes());
         bytes.extend((metadata.len() as u64).to_le_bytes());
         metadata.write(&mut bytes);
-        bytes.extend(&infos);
+        bytes.extend(&infos.bytes);
         bytes
     };
     metadata.remove(|key| key == FILLER_KEY);
+    let residue = residue + BLOCK_BYTES - settings_bytes.len() as u64 % BLOCK_BYTES;
     let fits = |bytes: &[u8]| {
         (bytes.len() as u64).next_multiple_of(alignment) % BLOCK_BYTES == residue % BLOCK_BYTES
     };
@@ -235,5 +234,31 @@ pub fn encode<'a>(
         bytes = head(&metadata);
     }
     bytes.resize(bytes.len().next_multiple_of(alignment as usize), 0);
+    bytes.extend(settings_bytes);
     bytes
+}
+
+/// The records of tensors, one behind the other.
+struct Infos {
+    bytes: Vec<u8>,
+    count: u64,
+    /// Where the next tensor begins, counted from the end of the header.
+    end: u64,
+    alignment: u64,
+}
+
+impl Infos {
+    fn push(&mut self, name: &str, ggml_type: GgmlType, shape: &[usize]) {
+        name.write(&mut self.bytes);
+        self.bytes.extend((shape.len() as u32).to_le_bytes());
+        for &dim in shape.iter().rev() {
+            self.bytes.extend((dim as u64).to_le_bytes());
+        }
+        self.bytes.extend(ggml_type.id().to_le_bytes());
+        self.bytes.extend(self.end.to_le_bytes());
+        let num_elements = shape.iter().map(|&dim| dim as u64).product();
+        let bytes = ggml_type.num_bytes(num_elements).expect("the shape was checked");
+        self.end = (self.end + bytes).next_multiple_of(self.alignment);
+        self.count += 1;
+    }
 }

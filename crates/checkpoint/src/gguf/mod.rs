@@ -6,16 +6,21 @@
 //! - [`value`], [`metadata`]: typed values, and keys in order
 //! - [`ggml_type`]: the types of tensors
 //! - [`header`], [`split`]: the header of a file, and models of several files
+//! - [`architecture`]: names
 
+pub mod architecture;
 pub mod error;
 pub mod ggml_type;
 pub mod header;
 pub mod metadata;
+mod open;
 pub mod split;
 pub mod value;
 
+pub use architecture::{Architecture, SettingTensor};
 pub use error::GgufError;
 pub use ggml_type::GgmlType;
 pub use header::Header;
 pub use metadata::Metadata;
+pub(crate) use open::open;
 pub use value::{Array, ToValue, Value, ValueType};

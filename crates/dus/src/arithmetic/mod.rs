@@ -12,59 +12,82 @@
 
 use std::ops::AddAssign;
 
-use safetensors::Dtype;
+use checkpoint::Encoding;
 
+pub mod blocks;
 mod cast;
 mod noise;
 mod normal;
 mod philox;
+mod rows;
+mod stored;
 
-use cast::{Float, Tally};
+use cast::Tally;
 pub use noise::Noise;
+pub use rows::{RowOrder, Rows};
+use stored::Stored;
 
 /// Elements that pass through the f32 buffer at a time: 4 KiB of it, which stay in the first cache.
+///
+/// Whole blocks of every quantised type fill it.
 const CHUNK: usize = 1024;
 
 /// A tensor of this type is never cast or operated on, only copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnsupportedDtype {
-    /// Integers, booleans, 8-bit floats and F64 have no arithmetic here.
-    #[error("{0} tensors can only be copied; F16, BF16 and F32 can be cast, scaled or given noise")]
-    Source(Dtype),
+pub enum UnsupportedEncoding {
+    /// Integers, booleans, 8-bit floats and F64 have no arithmetic here, nor have some blocks.
+    #[error(
+        "{0} tensors can only be copied; F16, BF16, F32 and most quantised types of GGUF can be cast"
+    )]
+    Source(Encoding),
     /// Nothing is ever written in this type that was not of it before.
-    #[error("tensors cannot be cast to {0}, only to F16, BF16 or F32")]
-    Target(Dtype),
+    #[error("tensors cannot be cast to {0}, only to F16, BF16, F32 or Q8_0")]
+    Target(Encoding),
 }
 
 /// What is done to every element of one tensor on its way from the base to the checkpoint.
 ///
 /// Operations add up in any order to what a plan means by them: scales multiply, zero wins over all
-/// else, and noises are added last, in the order in which they came.
+/// else, and noises are added last, in the order in which they came. Operations mean the values that
+/// Hugging Face stores; where a GGUF file stores them with something added or in another order of
+/// rows, that is undone before and done again after.
 ///
 /// ```
 /// # use dus::arithmetic::Transform;
 /// # use safetensors::Dtype;
-/// let halved = Transform::cast(Dtype::BF16, Dtype::F16)?.scaled(0.5);
+/// let halved = Transform::cast(Dtype::BF16.into(), Dtype::F16.into())?.scaled(0.5);
 /// let mut target = [0; 2];
 /// halved.apply(&0x3f80_u16.to_le_bytes(), 0, &mut target); // 1.0
 /// assert_eq!(u16::from_le_bytes(target), 0x3800); // 0.5
-/// # Ok::<(), dus::arithmetic::UnsupportedDtype>(())
+/// # Ok::<(), dus::arithmetic::UnsupportedEncoding>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transform {
-    from: Float,
-    to: Float,
+    from: Stored,
+    to: Stored,
     zero: bool,
     scale: f64,
     noises: Vec<Noise>,
+    rows: Option<Rows>,
+    /// What is added to a stored value to have Hugging Face's, and to that to have the new one.
+    added: [f32; 2],
 }
 
 impl Transform {
-    /// The cast from one of F16, BF16, F32 to another, or to itself, and no operation yet.
-    pub fn cast(from: Dtype, to: Dtype) -> Result<Self, UnsupportedDtype> {
-        let from = Float::of(from).ok_or(UnsupportedDtype::Source(from))?;
-        let to = Float::of(to).ok_or(UnsupportedDtype::Target(to))?;
-        Ok(Self { from, to, zero: false, scale: 1.0, noises: Vec::new() })
+    /// The cast from an encoding that can be decoded to F16, BF16, F32 or Q8_0, or to itself, and no
+    /// operation yet.
+    pub fn cast(from: Encoding, to: Encoding) -> Result<Self, UnsupportedEncoding> {
+        let source = Stored::readable(from).ok_or(UnsupportedEncoding::Source(from))?;
+        let target = if from == to { Some(source) } else { Stored::writable(to) };
+        Ok(Self {
+            from: source,
+            to: target.ok_or(UnsupportedEncoding::Target(to))?,
+            zero: false,
+            scale: 1.0,
+            noises: Vec::new(),
+            rows: None,
+            added: [0.0; 2],
+        })
     }
 
     /// Writes +0.0 for every element, whatever the source holds (NaN and infinities included).
@@ -87,74 +110,139 @@ impl Transform {
         self
     }
 
+    /// Moves rows within their heads too.
+    #[must_use]
+    pub fn with_rows(self, rows: Rows) -> Self {
+        Self { rows: Some(rows), ..self }
+    }
+
+    /// Adds `before` to what is stored to have the values that operations mean, and `after` to these
+    /// to have what is written.
+    #[must_use]
+    pub fn with_added(self, before: f32, after: f32) -> Self {
+        Self { added: [before, after], ..self }
+    }
+
     /// Whether the target's bytes are the source's, so that no byte need pass through here.
     #[must_use]
     pub fn is_copy(&self) -> bool {
-        !self.zero && self.from == self.to && !self.computes()
+        let moves_rows = self.rows.is_some_and(|rows| rows.from != rows.to);
+        !self.zero && self.from == self.to && !self.computes() && !moves_rows
     }
 
-    /// Bytes of one element of the source.
-    #[must_use]
-    pub fn source_width(&self) -> usize {
-        self.from.width()
+    /// The elements that must pass through together: a block, or the rows that change places.
+    fn unit_elements(&self) -> usize {
+        let unit = self.from.unit_elements().max(self.to.unit_elements());
+        self.rows.map_or(unit, |rows| rows.head_elements())
     }
 
-    /// Bytes of one element of the target.
+    /// The bytes of the source to pass through at a time: up to `most` where that is possible.
     #[must_use]
-    pub fn target_width(&self) -> usize {
-        self.to.width()
+    pub fn block_bytes(&self, most: u64) -> u64 {
+        let unit = self.from.num_bytes(self.unit_elements()) as u64;
+        (most / unit).max(1) * unit
     }
 
     /// The element that begins `offset` bytes into the source, and how many bytes of the target the
     /// `bytes` from there on become.
     #[must_use]
     pub fn block(&self, offset: u64, bytes: u64) -> (u64, usize) {
-        let width = self.source_width() as u64;
-        (offset / width, (bytes / width) as usize * self.target_width())
+        let first = self.from.num_elements(offset as usize) as u64;
+        (first, self.to.num_bytes(self.from.num_elements(bytes as usize)))
+    }
+
+    /// Where the target's element `first` begins, in bytes.
+    #[must_use]
+    pub fn target_offset(&self, first: u64) -> u64 {
+        self.to.num_bytes(first as usize) as u64
     }
 
     /// Transforms `source`, whose first element is number `first` of its tensor, into `target`.
     ///
     /// # Panics
     ///
-    /// If `source` and `target` are not the same number of whole elements.
+    /// If `source` and `target` are not the same number of whole elements, blocks or heads.
     pub fn apply(&self, source: &[u8], first: u64, target: &mut [u8]) -> CastReport {
-        let num_elements = source.len() / self.source_width();
-        assert_eq!(source.len(), num_elements * self.source_width(), "a piece of an element");
-        assert_eq!(target.len(), num_elements * self.target_width(), "a target of another length");
+        let num_elements = self.from.num_elements(source.len());
+        assert_eq!(source.len(), self.from.num_bytes(num_elements), "a piece of an element");
+        assert_eq!(target.len(), self.to.num_bytes(num_elements), "a target of another length");
+        assert_eq!(num_elements % self.unit_elements(), 0, "a piece of a block or a head");
 
         if self.zero {
-            target.fill(0);
-            return CastReport::default();
+            return self.fill_with_zero(target);
         }
-        if self.is_copy() {
+        let Some(rows) = self.rows.filter(|_| !self.is_copy()) else {
+            return self.apply_in_order(source, first, target);
+        };
+        let mut report = CastReport::default();
+        let (from_bytes, to_bytes) =
+            (self.from.num_bytes(rows.row_elements), self.to.num_bytes(rows.row_elements));
+        let heads = source.chunks(from_bytes * rows.head_rows);
+        for (h, (source, target)) in
+            heads.zip(target.chunks_mut(to_bytes * rows.head_rows)).enumerate()
+        {
+            let first = first + (h * rows.head_elements()) as u64;
+            for (row, source) in source.chunks(from_bytes).enumerate() {
+                let target = &mut target[rows.target(row) * to_bytes..][..to_bytes];
+                let first = first + (rows.canonical(row) * rows.row_elements) as u64;
+                report += self.apply_in_order(source, first, target);
+            }
+        }
+        report
+    }
+
+    /// Writes what zero is stored as.
+    fn fill_with_zero(&self, target: &mut [u8]) -> CastReport {
+        let values = [self.added[1]; CHUNK];
+        for target in target.chunks_mut(self.to.num_bytes(CHUNK)) {
+            if self.added[1] == 0.0 {
+                target.fill(0); // in every type that there is
+            } else {
+                self.to.narrow(&values[..self.to.num_elements(target.len())], target);
+            }
+        }
+        CastReport::default()
+    }
+
+    /// Transforms elements that stay one behind the other.
+    fn apply_in_order(&self, source: &[u8], first: u64, target: &mut [u8]) -> CastReport {
+        if self.from == self.to && !self.computes() {
             target.copy_from_slice(source);
             return CastReport::default();
         }
-
+        if let (Stored::Blocks(ty), Stored::Blocks(_)) = (self.from, self.to)
+            && self.from == self.to
+        {
+            target.copy_from_slice(source);
+            let inexact = blocks::scale(ty, target, self.scale);
+            return CastReport { inexact, ..CastReport::default() };
+        }
         let mut report = CastReport::default();
         let mut buffer = [0.0; CHUNK];
         let mut first = first;
-        let sources = source.chunks(CHUNK * self.source_width());
-        let targets = target.chunks_mut(CHUNK * self.target_width());
+        let sources = source.chunks(self.from.num_bytes(CHUNK));
+        let targets = target.chunks_mut(self.to.num_bytes(CHUNK));
         for (source, target) in sources.zip(targets) {
-            if self.computes() {
-                let values = &mut buffer[..source.len() / self.source_width()];
-                cast::widen(self.from, source, values);
-                report.overflowed += self.compute(values, first);
-                report += cast::narrow(self.to, values, target).into();
-                first += values.len() as u64;
-            } else {
-                report += cast::convert(self.from, self.to, source, target, &mut buffer).into();
+            match (self.from, self.to) {
+                (Stored::Float(from), Stored::Float(to)) if !self.computes() => {
+                    report += cast::convert(from, to, source, target, &mut buffer).into();
+                }
+                _ => {
+                    let values = &mut buffer[..self.from.num_elements(source.len())];
+                    self.from.widen(source, values);
+                    report.overflowed += self.compute(values, first);
+                    report += self.to.narrow(values, target).into();
+                    first += values.len() as u64;
+                }
             }
         }
         if self.from == self.to { CastReport { lossy: 0, flushed: 0, ..report } } else { report }
     }
 
     /// Whether the elements' values change before they are rounded.
-    #[expect(clippy::float_cmp, reason = "only the factor 1 itself changes nothing")]
+    #[expect(clippy::float_cmp, reason = "only the factor 1 and the summand 0 change nothing")]
     fn computes(&self) -> bool {
-        self.factor() != 1.0 || !self.noises.is_empty()
+        self.factor() != 1.0 || !self.noises.is_empty() || self.added != [0.0; 2]
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the factor is meant to be an f32")]
@@ -165,8 +253,16 @@ impl Transform {
     /// Scales `values`, the first of which is element `first`, adds the noises, and counts the
     /// finite ones that became infinite in f32 already.
     fn compute(&self, values: &mut [f32], first: u64) -> u64 {
+        if !self.computes() {
+            return 0;
+        }
         let factor = self.factor();
+        let [before, after] = self.added;
         let mut overflowed = 0_u32;
+        // Not where there is nothing to add: −0 + 0 is another zero.
+        if before != 0.0 {
+            values.iter_mut().for_each(|value| *value += before);
+        }
         for value in &mut *values {
             overflowed += replace(value, *value * factor);
         }
@@ -174,6 +270,11 @@ impl Transform {
             noise.for_each(first, values, |value, noise| {
                 overflowed += replace(value, *value + noise);
             });
+        }
+        if after != 0.0 {
+            for value in &mut *values {
+                overflowed += replace(value, *value + after);
+            }
         }
         u64::from(overflowed)
     }
@@ -202,6 +303,8 @@ pub struct CastReport {
     pub flushed: u64,
     /// Finite values of the source that became infinite, by an operation or by rounding.
     pub overflowed: u64,
+    /// Quantised blocks that could not be scaled exactly, and were not.
+    pub inexact: u64,
 }
 
 impl AddAssign for CastReport {
@@ -209,6 +312,7 @@ impl AddAssign for CastReport {
         self.lossy += other.lossy;
         self.flushed += other.flushed;
         self.overflowed += other.overflowed;
+        self.inexact += other.inexact;
     }
 }
 
@@ -218,22 +322,32 @@ impl From<Tally> for CastReport {
             lossy: tally.lossy.into(),
             flushed: tally.flushed.into(),
             overflowed: tally.overflowed.into(),
+            inexact: 0,
         }
     }
 }
 
 /// The sum of the squares of a block of elements, of which a trailing piece of one is left out.
 ///
-/// A tensor's RMS is the root of the sum over its blocks divided by its number of elements. Squares
-/// are added in f64 in a fixed order, so the same blocks give the same sum on every machine; other
-/// blocks may differ in the last bits. NaN and infinities are not left out.
-pub fn sum_of_squares(dtype: Dtype, bytes: &[u8]) -> Result<f64, UnsupportedDtype> {
-    let float = Float::of(dtype).ok_or(UnsupportedDtype::Source(dtype))?;
+/// `added` is added to each element first. A tensor's RMS is the root of the sum over its blocks
+/// divided by its number of elements. Squares are added in f64 in a fixed order, so the same blocks
+/// give the same sum on every machine; other blocks may differ in the last bits. NaN and infinities
+/// are not left out.
+pub fn sum_of_squares(
+    encoding: Encoding,
+    added: f32,
+    bytes: &[u8],
+) -> Result<f64, UnsupportedEncoding> {
+    let stored = Stored::readable(encoding).ok_or(UnsupportedEncoding::Source(encoding))?;
     let mut sums = [0.0_f64; 8]; // element i goes to sum i % 8: additions that need not wait
     let mut buffer = [0.0; CHUNK];
-    for chunk in bytes.chunks(CHUNK * float.width()) {
-        let values = &mut buffer[..chunk.len() / float.width()];
-        cast::widen(float, chunk, values);
+    let bytes = &bytes[..stored.num_bytes(stored.num_elements(bytes.len()))];
+    for chunk in bytes.chunks(stored.num_bytes(CHUNK)) {
+        let values = &mut buffer[..stored.num_elements(chunk.len())];
+        stored.widen(chunk, values);
+        if added != 0.0 {
+            values.iter_mut().for_each(|value| *value += added);
+        }
         let (groups, rest) = values.as_chunks::<8>();
         for group in groups {
             for (sum, &value) in sums.iter_mut().zip(group) {

@@ -1,0 +1,107 @@
+//! What a GGUF file says before its tensors: metadata, and small tensors that stand for settings.
+
+use checkpoint::Gguf;
+use checkpoint::gguf::{self, Architecture, Metadata, SettingTensor};
+
+use crate::error::{Error, Result};
+use crate::settings;
+use crate::shards::{self, ShardLayout};
+use crate::size;
+use crate::splice::{Model, NewTensor, Splice};
+
+/// The keys of provenance begin with this, and `dus.manifest` holds what a folder has as `dus.json`.
+pub const MANIFEST_KEY: &str = "dus.manifest";
+
+/// The most layers that llama.cpp loads.
+const MAX_LAYERS: usize = 512;
+
+/// What a GGUF file says before its tensors.
+#[derive(Debug)]
+pub struct GgufHead {
+    /// The metadata.
+    pub metadata: Metadata,
+    /// Settings that GGUF stores as tensors.
+    pub settings: Vec<SettingTensor>,
+    /// What tensors' beginnings are multiples of.
+    pub alignment: u64,
+    /// What a user should hear.
+    pub notes: Vec<String>,
+}
+
+impl GgufHead {
+    /// The metadata of a GGUF file, for layers that are these of its own.
+    pub fn deepened(gguf: &Gguf, layers: &[usize], num_base_layers: usize) -> Result<Self> {
+        let mut metadata = gguf.metadata.clone();
+        if layers.len() > MAX_LAYERS {
+            return Err(Error::TooDeepForGguf { num_layers: layers.len(), most: MAX_LAYERS });
+        }
+        let name = gguf.architecture.name;
+        let notes = settings::deepen_metadata(&mut metadata, name, layers, num_base_layers)
+            .map_err(|source| Error::Setting { config: gguf.metadata.path().to_owned(), source })?;
+        metadata.remove(|key| gguf::split::is_split_key(key) || key.starts_with("dus."));
+        Ok(Self { metadata, settings: Vec::new(), alignment: gguf.alignment, notes })
+    }
+
+    /// Names the model, after its base and the plan, and says how large it is.
+    pub fn describe(&mut self, base: &str, layers: &str, num_parameters: u64) {
+        self.metadata.set("general.name", format!("{base} {layers}").as_str());
+        if self.metadata.get("general.size_label").is_some() {
+            self.metadata.set("general.size_label", size::label(num_parameters).as_str());
+        }
+        if self.metadata.get("general.parameter_count").is_some() {
+            self.metadata.set("general.parameter_count", &num_parameters);
+        }
+    }
+
+    /// The file called `name` that has this head and the tensors of `splice`.
+    #[must_use]
+    pub fn lay_out(
+        &self,
+        splice: &Splice,
+        models: &[Model],
+        architecture: &Architecture,
+        name: &str,
+    ) -> ShardLayout {
+        shards::in_one_file(splice, models, name, self.alignment, |tensors, residue| {
+            self.encode(tensors, architecture, residue)
+        })
+    }
+
+    fn encode(&self, tensors: &[&NewTensor], names: &Architecture, residue: u64) -> Vec<u8> {
+        let name_of = |tensor: &&NewTensor| {
+            let stored = names.gguf_tensor(&tensor.name);
+            stored.map_or_else(|| tensor.name.clone(), |stored| stored.name)
+        };
+        let new_names: Vec<String> = tensors.iter().map(name_of).collect();
+        let described = tensors.iter().zip(&new_names).map(|(tensor, name)| {
+            let ggml_type = tensor.encoding.ggml_type().expect("the encoding was translated");
+            (name.as_str(), ggml_type, tensor.shape.as_slice())
+        });
+        let settings: Vec<(&str, &[f32])> =
+            self.settings.iter().map(|tensor| (tensor.name, tensor.values.as_slice())).collect();
+        gguf::header::encode(&self.metadata, &settings, described, self.alignment, residue)
+    }
+}
+
+impl GgufHead {
+    /// A head without a key, for a layout whose real head cannot be made.
+    #[must_use]
+    pub fn empty(path: &std::path::Path) -> Self {
+        Self {
+            metadata: Metadata::new(path),
+            settings: Vec::new(),
+            alignment: 32,
+            notes: Vec::new(),
+        }
+    }
+
+    /// INTERIM
+    pub fn of_folder(
+        path: &std::path::Path,
+        _config: &checkpoint::json::Object,
+        _architecture: &Architecture,
+        _dtype: Option<crate::recipe::TensorType>,
+    ) -> Result<Self> {
+        Ok(Self::empty(path))
+    }
+}
