@@ -25,7 +25,10 @@ fn read(dir: &Path) -> Tensors {
         assert_eq!(file.bytes, fs::metadata(&file.path).unwrap().len());
         let mut bytes = vec![0; usize::try_from(tensor.bytes()).unwrap()];
         File::open(&file.path).unwrap().read_exact_at(&mut bytes, tensor.range.start).unwrap();
-        tensors.insert(tensor.name.clone(), Tensor::new(tensor.dtype, &tensor.shape, bytes));
+        tensors.insert(
+            tensor.name.clone(),
+            Tensor::new(tensor.encoding.dtype().unwrap(), &tensor.shape, bytes),
+        );
 
         let by_name = checkpoint.tensor(&tensor.name).unwrap();
         assert_eq!((by_name.file, &by_name.range), (tensor.file, &tensor.range));

@@ -54,7 +54,8 @@ fn open(dir: &Path) -> bool {
     assert_eq!(file.len(), checkpoint.tensors().len());
     for tensor in checkpoint.tensors() {
         let view = file.tensor(&tensor.name).unwrap();
-        assert_eq!((view.dtype(), view.shape()), (tensor.dtype, &tensor.shape[..]));
+        let dtype = tensor.encoding.dtype().unwrap();
+        assert_eq!((view.dtype(), view.shape()), (dtype, &tensor.shape[..]));
         let [start, end] =
             [tensor.range.start, tensor.range.end].map(|n| usize::try_from(n).unwrap());
         assert_eq!(view.data(), &bytes[start..end], "{}", tensor.name);

@@ -12,8 +12,8 @@ use checkpoint::{Checkpoint, Gguf};
 
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
-use crate::plan::{LayerPlan, ModelDepth, PlannedLayer};
 use crate::gguf_head::GgufHead;
+use crate::plan::{LayerPlan, ModelDepth, PlannedLayer};
 use crate::recipe::{Form, Recipe, TensorType};
 use crate::settings::{self, Changes, Deepened, Depth, SettingError};
 use crate::shards::{self, ShardLayout};

@@ -221,7 +221,8 @@ fn check(blueprint: &Blueprint, dir: &Path) -> Result<()> {
     }
     for tensor in &blueprint.splice.tensors {
         let found = written.tensor(&tensor.name);
-        let same = |t: &checkpoint::Tensor| t.encoding == tensor.encoding && t.shape == tensor.shape;
+        let same =
+            |t: &checkpoint::Tensor| t.encoding == tensor.encoding && t.shape == tensor.shape;
         if !found.is_some_and(same) {
             return Err(damaged(format!("`{}` is not as planned", tensor.name)));
         }

@@ -163,12 +163,7 @@ impl Rms {
     }
 }
 
-fn root_mean_square(
-    tensor: &Tensor,
-    added: f32,
-    files: &[OpenFile],
-    watch: &Watch,
-) -> Result<f64> {
+fn root_mean_square(tensor: &Tensor, added: f32, files: &[OpenFile], watch: &Watch) -> Result<f64> {
     let unsupported = |source| Error::Unsupported { tensor: tensor.name.clone(), source };
     let whole = Transform::cast(tensor.encoding, Dtype::F32.into()).map_err(unsupported)?;
     let block_bytes = whole.block_bytes(BLOCK_BYTES);

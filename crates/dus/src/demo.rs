@@ -22,14 +22,16 @@ const BASE: &str = "examples/tiny-mistral-32l";
 pub(crate) fn run(out: &Path, terminal: &Terminal) -> Result<bool> {
     let start = Instant::now();
     let root = project_root()?;
-    let blueprint = Blueprint::new(Draft::read(&root.join(RECIPE))?.finish()?, LayoutKind::Size, None)?;
+    let blueprint =
+        Blueprint::new(Draft::read(&root.join(RECIPE))?.finish()?, LayoutKind::Size, None)?;
     print(&format!("{}\n{}\n", blueprint.plan, drawing::draw(&blueprint.plan)))?;
 
     let progress = terminal.progress(false);
     // An earlier demo is replaced, and nothing else.
     let force = Manifest::read(out).is_ok_and(|earlier| is_demo(&earlier, out, &root.join(BASE)));
     let options = Options { force, ..Options::default() };
-    let built = build::build(&blueprint, Output::at(out, blueprint.form())?, &options, &progress.watch())?;
+    let built =
+        build::build(&blueprint, Output::at(out, blueprint.form())?, &options, &progress.watch())?;
     terminal.clear();
     let name = out.display().to_string();
     print(&report::build(&blueprint, &built, &name, start.elapsed()))?;

@@ -273,7 +273,9 @@ pub enum Error {
     },
 
     /// Noise on quantised blocks that stay quantised.
-    #[error("noise cannot be added to `{tensor}`: it is {found}, whose blocks are copied as they are")]
+    #[error(
+        "noise cannot be added to `{tensor}`: it is {found}, whose blocks are copied as they are"
+    )]
     NoiseOfBlocks {
         /// The tensor.
         tensor: String,
@@ -282,7 +284,9 @@ pub enum Error {
     },
 
     /// A scale that the blocks' own scales cannot take exactly.
-    #[error("`{tensor}` cannot be scaled by {factor}: it is {found}, whose blocks take only powers of two (some only positive ones)")]
+    #[error(
+        "`{tensor}` cannot be scaled by {factor}: it is {found}, whose blocks take only powers of two (some only positive ones)"
+    )]
     ScaleOfBlocks {
         /// The tensor.
         tensor: String,
@@ -302,7 +306,9 @@ pub enum Error {
     },
 
     /// A cast of quantised blocks that stay in a GGUF file.
-    #[error("`{tensor}` is {found} and cannot be cast to {dtype} in a GGUF file; its blocks are copied as they are")]
+    #[error(
+        "`{tensor}` is {found} and cannot be cast to {dtype} in a GGUF file; its blocks are copied as they are"
+    )]
     CastOfBlocks {
         /// The tensor.
         tensor: String,
@@ -329,7 +335,9 @@ pub enum Error {
     },
 
     /// A tensor whose rows are no whole number of heads.
-    #[error("`{tensor}` has {rows} rows, which are no whole number of heads of even size by `{key}`")]
+    #[error(
+        "`{tensor}` has {rows} rows, which are no whole number of heads of even size by `{key}`"
+    )]
     Heads {
         /// The tensor.
         tensor: String,
@@ -349,7 +357,9 @@ pub enum Error {
     },
 
     /// GGUF files that cannot be one model.
-    #[error("layers of several GGUF files cannot be joined: `{key}` of {other} differs, or stands once a layer")]
+    #[error(
+        "layers of several GGUF files cannot be joined: `{key}` of {other} differs, or stands once a layer"
+    )]
     UnlikeMetadata {
         /// The key.
         key: String,
@@ -376,7 +386,9 @@ pub enum Error {
     },
 
     /// Models of both forms in one plan.
-    #[error("{first} and {other} are of different forms, a folder and a GGUF file; their layers cannot be joined")]
+    #[error(
+        "{first} and {other} are of different forms, a folder and a GGUF file; their layers cannot be joined"
+    )]
     UnlikeForms {
         /// A model.
         first: String,

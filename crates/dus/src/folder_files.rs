@@ -126,4 +126,3 @@ fn write_file(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
     file.write_all(content).map_err(failed)?;
     file.sync_all().map_err(failed)
 }
-

@@ -30,7 +30,8 @@ impl<'a> QuantisedModules<'a> {
 
     /// One of all quantised tensors: the first by name, small floats before integers.
     pub(crate) fn first(&self) -> Option<&'a Tensor> {
-        let key = |tensor: &&Tensor| (tensor.encoding.dtype().is_some_and(is_code), tensor.name.clone());
+        let key =
+            |tensor: &&Tensor| (tensor.encoding.dtype().is_some_and(is_code), tensor.name.clone());
         self.0.values().copied().min_by_key(key)
     }
 }

@@ -117,7 +117,8 @@ impl Translation {
             let rows = tensor.shape.first().copied().unwrap_or(0);
             let num_heads = checkpoint.config().get(key).and_then(|value| value.as_u64());
             let head_rows = num_heads.and_then(|heads| rows.checked_div(heads as usize));
-            let whole = head_rows.filter(|head| head % 2 == 0 && head * num_heads.unwrap_or(0) as usize == rows);
+            let whole = head_rows
+                .filter(|head| head % 2 == 0 && head * num_heads.unwrap_or(0) as usize == rows);
             let Some(head_rows) = whole else {
                 return Err(Error::Heads { tensor: tensor.name.clone(), rows, key });
             };

@@ -61,12 +61,13 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     let flags =
         Draft { base: whereabouts.base, models: whereabouts.models, to, ..Draft::default() };
     let recipe: Recipe = manifest.draft(folder).replaced_by(flags).finish()?;
-    let blueprint = Blueprint::new(recipe, LayoutKind::Size, None).map_err(|error| match error {
-        Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
-            Error::BaseGone { source }
-        }
-        error => error,
-    })?;
+    let blueprint =
+        Blueprint::new(recipe, LayoutKind::Size, None).map_err(|error| match error {
+            Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
+                Error::BaseGone { source }
+            }
+            error => error,
+        })?;
     check_base(&manifest, &blueprint)?;
 
     let mut differences = Vec::new();

@@ -74,7 +74,7 @@ pub struct Transform {
 }
 
 impl Transform {
-    /// The cast from an encoding that can be decoded to F16, BF16, F32 or Q8_0, or to itself, and no
+    /// The cast from an encoding that can be decoded to F16, BF16, F32 or `Q8_0`, or to itself, and no
     /// operation yet.
     pub fn cast(from: Encoding, to: Encoding) -> Result<Self, UnsupportedEncoding> {
         let source = Stored::readable(from).ok_or(UnsupportedEncoding::Source(from))?;
@@ -261,7 +261,9 @@ impl Transform {
         let mut overflowed = 0_u32;
         // Not where there is nothing to add: −0 + 0 is another zero.
         if before != 0.0 {
-            values.iter_mut().for_each(|value| *value += before);
+            for value in &mut *values {
+                *value += before;
+            }
         }
         for value in &mut *values {
             overflowed += replace(value, *value * factor);
@@ -346,7 +348,9 @@ pub fn sum_of_squares(
         let values = &mut buffer[..stored.num_elements(chunk.len())];
         stored.widen(chunk, values);
         if added != 0.0 {
-            values.iter_mut().for_each(|value| *value += added);
+            for value in &mut *values {
+                *value += added;
+            }
         }
         let (groups, rest) = values.as_chunks::<8>();
         for group in groups {

@@ -1,6 +1,6 @@
 //! The order of a head's rows in q and k projections, which differs between Hugging Face and GGUF.
 //!
-//! RoPE turns pairs of a head's elements. Hugging Face pairs element `i` with element `i + d/2`,
+//! Rotary embeddings turn pairs of a head's elements. Hugging Face pairs element `i` with element `i + d/2`,
 //! llama.cpp's `llama` architecture neighbours, and its converter moves the rows of the matrices
 //! accordingly: row `i + h·d/2` of a head of `d` rows, `h` 0 or 1, becomes row `2·i + h`.
 

@@ -2,16 +2,17 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
+use safetensors::Dtype;
 
 use super::*;
 
 fn cast(from: Dtype, to: Dtype) -> Transform {
-    Transform::cast(from, to).unwrap()
+    Transform::cast(from.into(), to.into()).unwrap()
 }
 
 fn apply(transform: &Transform, first: u64, source: &[u8]) -> (Vec<u8>, CastReport) {
     // Filled, so that a byte left alone shows.
-    let mut target = vec![0xa5; source.len() / transform.source_width() * transform.target_width()];
+    let mut target = vec![0xa5; transform.block(0, source.len() as u64).1];
     let report = transform.apply(source, first, &mut target);
     (target, report)
 }
@@ -40,6 +41,7 @@ fn report_of(source: f64, target: f64) -> CastReport {
         lossy: (!source.is_nan() && !overflowed && source != target).into(),
         flushed: (source != 0.0 && target == 0.0).into(),
         overflowed: overflowed.into(),
+        inexact: 0,
     }
 }
 
@@ -219,7 +221,7 @@ proptest! {
                 }
                 let (source, _) = apply(&cast(Dtype::F32, from), 0, &values);
                 let (whole, whole_report) = apply(&transform, first, &source);
-                let (head, tail) = source.split_at(at * transform.source_width());
+                let (head, tail) = source.split_at(at * transform.block_bytes(1) as usize);
                 let (mut parts, mut report) = apply(&transform, first, head);
                 let (last, last_report) = apply(&transform, first + at as u64, tail);
                 parts.extend(last);
@@ -333,13 +335,16 @@ fn noises_are_added_in_order_after_scaling() {
 #[test]
 fn other_types_are_refused_by_name() {
     for dtype in [Dtype::F64, Dtype::I32, Dtype::BOOL, Dtype::F8_E4M3] {
-        assert_eq!(Transform::cast(dtype, Dtype::F16), Err(UnsupportedDtype::Source(dtype)));
-        assert_eq!(Transform::cast(Dtype::F16, dtype), Err(UnsupportedDtype::Target(dtype)));
-        assert_eq!(sum_of_squares(dtype, &[]), Err(UnsupportedDtype::Source(dtype)));
+        let source = Err(UnsupportedEncoding::Source(dtype.into()));
+        assert_eq!(Transform::cast(dtype.into(), Dtype::F16.into()), source);
+        let target = Err(UnsupportedEncoding::Target(dtype.into()));
+        assert_eq!(Transform::cast(Dtype::F16.into(), dtype.into()), target);
+        let source = Err(UnsupportedEncoding::Source(dtype.into()));
+        assert_eq!(sum_of_squares(dtype.into(), 0.0, &[]), source);
     }
     assert_eq!(
-        UnsupportedDtype::Source(Dtype::F64).to_string(),
-        "F64 tensors can only be copied; F16, BF16 and F32 can be cast, scaled or given noise"
+        UnsupportedEncoding::Source(Dtype::F64.into()).to_string(),
+        "F64 tensors can only be copied; F16, BF16, F32 and most quantised types of GGUF can be cast"
     );
 }
 
@@ -353,8 +358,14 @@ fn a_target_of_another_length_is_a_mistake() {
 fn squares_are_summed() {
     // 0 + 1 + 4 + … + 2999²; integers this small are exact in f64 whatever the order.
     let source = bytes32((0..3000_u16).map(|value| f32::from(value).to_bits()));
-    assert_eq!(sum_of_squares(Dtype::F32, &source), Ok(8_995_500_500.0));
-    assert_eq!(sum_of_squares(Dtype::BF16, &bytes16([0x3f80, 0xc000, 0x3f00])), Ok(5.25));
-    assert_eq!(sum_of_squares(Dtype::F16, &bytes16([0x3c00, 0xc000, 0x3800])), Ok(5.25));
-    assert_eq!(sum_of_squares(Dtype::F32, &[]), Ok(0.0));
+    assert_eq!(sum_of_squares(Dtype::F32.into(), 0.0, &source), Ok(8_995_500_500.0));
+    assert_eq!(
+        sum_of_squares(Dtype::BF16.into(), 0.0, &bytes16([0x3f80, 0xc000, 0x3f00])),
+        Ok(5.25)
+    );
+    assert_eq!(
+        sum_of_squares(Dtype::F16.into(), 0.0, &bytes16([0x3c00, 0xc000, 0x3800])),
+        Ok(5.25)
+    );
+    assert_eq!(sum_of_squares(Dtype::F32.into(), 0.0, &[]), Ok(0.0));
 }

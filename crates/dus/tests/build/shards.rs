@@ -153,7 +153,7 @@ fn of_solar_have_the_official_borders() {
         dtype: Some("float16".to_owned()),
         ..Draft::default()
     };
-    let blueprint = Blueprint::new(draft.finish().unwrap(), LayoutKind::Size).unwrap();
+    let blueprint = Blueprint::new(draft.finish().unwrap(), LayoutKind::Size, None).unwrap();
     let names = |shard: usize| -> BTreeSet<&str> {
         let tensors = blueprint.layout.shards[shard].tensors.iter();
         tensors.map(|placed| blueprint.splice.tensors[placed.tensor].name.as_str()).collect()

@@ -235,7 +235,8 @@ fn solar_blueprint() -> (TempDir, Blueprint) {
     let base = Source { spec: "base".to_owned(), relative_to: dir.path().to_owned() };
     let flags = Draft { base: Some(base), ..Draft::default() };
     let recipe = Draft::read(&project().join("configs/solar-10.7b.toml")).unwrap();
-    let blueprint = Blueprint::new(recipe.replaced_by(flags).finish().unwrap(), LayoutKind::Size);
+    let blueprint =
+        Blueprint::new(recipe.replaced_by(flags).finish().unwrap(), LayoutKind::Size, None);
     (dir, blueprint.unwrap())
 }
 
@@ -311,7 +312,7 @@ fn solar_pro_keeps_the_factors_of_its_positions() {
     for (layers, depth) in [("dus(8)", 64), ("dus(s=72)", 72), ("0..32 + 8..40", 64)] {
         let draft =
             Draft { base: Some(base.clone()), layers: Some(layers.to_owned()), ..Draft::default() };
-        let blueprint = Blueprint::new(draft.finish().unwrap(), LayoutKind::Size).unwrap();
+        let blueprint = Blueprint::new(draft.finish().unwrap(), LayoutKind::Size, None).unwrap();
         let old = blueprint.models[0].checkpoint.config().clone();
         let new = blueprint.config.unwrap().config;
         assert_eq!(new.get("num_hidden_layers"), Some(json!(depth)));

@@ -1,4 +1,4 @@
-//! The oracle is gguf-py, whose numbers `fixtures/` holds, for F16 the crate `half`.
+//! The oracle is gguf-py, whose numbers `tests/fixtures/blocks` holds, for F16 the crate `half`.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ struct Decoded {
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = format!("{}/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../tests/fixtures/blocks/{name}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
