@@ -283,7 +283,14 @@ impl Blueprint {
     /// What a user should hear of the new model, beyond its plan.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = self.config.as_ref().map(|config| config.notes.clone()).unwrap_or_default();
+        let mut notes = Vec::new();
+        // The config of a GGUF file is not written where the new one is a GGUF file too.
+        if self.form() == Form::Folder || self.converts() {
+            notes.extend(self.config.iter().flat_map(|config| config.notes.clone()));
+        }
+        if self.form() == Form::Gguf {
+            notes.extend(self.gguf_head().map(|head| head.notes).unwrap_or_default());
+        }
         notes.extend(self.head_note());
         notes.extend(self.prediction_note());
         for adapter in &self.side_files.adapters {

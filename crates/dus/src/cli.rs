@@ -13,6 +13,8 @@ Examples:
   dus demo                                          build and verify a tiny model
   dus plan configs/solar-10.7b.toml --base ./Mistral-7B-v0.1
   dus build ./Mistral-7B-v0.1 --layers 'dus(8)' --architecture llama --dtype float16 -o solar
+  dus build model.Q4_K_M.gguf --layers 'dus(8)' -o deep.gguf
+  dus build model.Q4_K_M.gguf --layers 'dus(8)' --to hf --dtype bfloat16 -o deep
   dus verify solar
 
 Exit codes: 0 done; 1 the answer is no (verify); 2 it could not be done; 130 after ^C;\n143 after SIGTERM.";
@@ -67,7 +69,8 @@ pub(crate) struct RecipeArgs {
     /// Write the config of another architecture: llama, for Mistral weights
     #[arg(long, value_name = "NAME")]
     architecture: Option<String>,
-    /// Cast floating-point tensors: float16, bfloat16 or float32 [default: as in the base]
+    /// Cast floating-point tensors: float16, bfloat16 or float32, or q8_0 in a GGUF file [default: as
+    /// in the base; quantised tensors of a GGUF file become float16 in a folder]
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<String>,
     /// The most bytes of tensors in a shard, such as 5GB or 4GiB [default: 5GB]

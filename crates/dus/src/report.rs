@@ -9,6 +9,7 @@ use dus::drawing;
 use dus::inspect::Description;
 use dus::movement::Moved;
 use dus::plan::{LayerPlan, LayerRef};
+use dus::recipe::Form;
 use dus::size::{Bytes, Count};
 use dus::verify::Verdict;
 use serde_json::{Value, json};
@@ -52,20 +53,20 @@ pub(crate) fn plan(blueprint: &Blueprint, room: &Room) -> String {
     );
     let shards = &blueprint.layout.shards;
     let sizes: Vec<String> = shards.iter().map(|shard| Bytes(shard.bytes()).to_string()).collect();
-    row("shards", &format!("{}: {}", shards.len(), sizes.join(", ")));
+    match blueprint.form() {
+        Form::Folder => row("shards", &format!("{}: {}", shards.len(), sizes.join(", "))),
+        Form::Gguf => row("file", &format!("GGUF, {}", sizes.join(", "))),
+    }
     row("disk", &format!("{} needed, {} free", Bytes(room.needed), Bytes(room.free)));
     let kind = blueprint.layout_kind;
     let can =
         if room.can_share { "can be shared" } else { "could be shared, but not on this disk" };
-    row(
-        "sharing",
-        &format!(
-            "{} {can} (--shard-layout {}: {})",
-            Bytes(blueprint.shareable_bytes(kind)),
-            kind.other().name(),
-            Bytes(blueprint.shareable_bytes(kind.other()))
-        ),
-    );
+    let mut sharing = format!("{} {can}", Bytes(blueprint.shareable_bytes(kind)));
+    if blueprint.form() == Form::Folder {
+        let other = Bytes(blueprint.shareable_bytes(kind.other()));
+        let _ = write!(sharing, " (--shard-layout {}: {other})", kind.other().name());
+    }
+    row("sharing", &sharing);
     let unused = ranges(&plan.unused(), plan);
     if !unused.is_empty() {
         row("unused", &format!("source layers {unused}"));
@@ -99,6 +100,7 @@ pub(crate) fn plan_json(blueprint: &Blueprint, room: &Room, obstacles: &[String]
         })
         .collect();
     json!({
+        "form": blueprint.form().name(),
         "plan": plan.to_string(),
         "num_hidden_layers": plan.num_layers(),
         "layers": dus::manifest::layers(blueprint),
@@ -146,14 +148,17 @@ pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Durat
         .filter(|(bytes, _)| *bytes > 0)
         .map(|(bytes, way)| format!("{} {way}", Bytes(*bytes)))
         .collect();
-    let other = blueprint.layout_kind.other();
-    let _ = writeln!(
-        text,
-        "{}; where blocks can be shared, --shard-layout {} shares {}",
-        ways.join(", "),
-        other.name(),
-        Bytes(blueprint.shareable_bytes(other))
-    );
+    text.push_str(&ways.join(", "));
+    if blueprint.form() == Form::Folder {
+        let other = blueprint.layout_kind.other();
+        let _ = write!(
+            text,
+            "; where blocks can be shared, --shard-layout {} shares {}",
+            other.name(),
+            Bytes(blueprint.shareable_bytes(other))
+        );
+    }
+    text.push('\n');
     if built.cast.lossy > 0 || built.cast.overflowed > 0 {
         let _ = writeln!(
             text,
@@ -172,6 +177,7 @@ pub(crate) fn build_json(blueprint: &Blueprint, built: &Built, out: &str, time: 
     let other = blueprint.layout_kind.other();
     json!({
         "output": out,
+        "form": blueprint.form().name(),
         "num_hidden_layers": blueprint.plan.num_layers(),
         "num_parameters": blueprint.splice.num_parameters(),
         "num_tensors": blueprint.splice.tensors.len(),

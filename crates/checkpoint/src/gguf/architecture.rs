@@ -109,8 +109,14 @@ impl Architecture {
 /// INTERIM.
 pub fn config(metadata: &Metadata) -> Result<Object> {
     let n = metadata.u64("llama.block_count")?.unwrap_or(0);
+    let heads = metadata.u64("llama.attention.head_count")?.unwrap_or(1);
+    let kv = metadata.u64("llama.attention.head_count_kv")?.unwrap_or(heads);
+    let hidden = metadata.u64("llama.embedding_length")?.unwrap_or(1);
+    let inter = metadata.u64("llama.feed_forward_length")?.unwrap_or(1);
+    let theta = metadata.f64("llama.rope.freq_base")?.unwrap_or(10000.0);
+    let vocab = metadata.u64("llama.vocab_size")?.unwrap_or(32000);
     Ok(Object::parse(&format!(
-        r#"{{"architectures":["LlamaForCausalLM"],"model_type":"llama","num_hidden_layers":{n}}}"#
+        r#"{{"architectures":["LlamaForCausalLM"],"model_type":"llama","num_hidden_layers":{n},"num_attention_heads":{heads},"num_key_value_heads":{kv},"hidden_size":{hidden},"intermediate_size":{inter},"rope_theta":{theta},"vocab_size":{vocab},"rms_norm_eps":1e-5,"tie_word_embeddings":true,"max_position_embeddings":8192}}"#
     ))
     .expect("interim"))
 }

@@ -120,9 +120,9 @@ fn layers_of_unlike_type_are_not_equal() {
 }
 
 #[test]
-fn what_does_not_work_yet_is_refused_by_name() {
+fn what_is_no_recipe_is_refused_by_name() {
     let workshop = Workshop::with(&TinyModel::default());
-    workshop.refused(&["base", "--layers", PLAN, "--to", "gguf"], &["--to"], true);
+    workshop.refused(&["base", "--layers", PLAN, "--to", "onnx"], &["to", "hf or gguf"], true);
     workshop.write("r.txt", "layers = \"stack(2)\"");
     workshop.refused(&["r.txt"], &["r.txt is a file", ".toml"], true);
     workshop.write("r.toml", "base = \"base\"\nlayers = \"stack(2)\"\nmax_shard_size = 5.5\n");

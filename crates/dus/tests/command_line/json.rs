@@ -20,6 +20,7 @@ fn of_plan() {
     check_keys(
         &plan,
         &[
+            "form",
             "plan",
             "num_hidden_layers",
             "layers",
@@ -76,6 +77,7 @@ fn of_build_and_verify() {
         &built,
         &[
             "output",
+            "form",
             "num_hidden_layers",
             "num_parameters",
             "num_tensors",
