@@ -4,8 +4,8 @@
 //! with no holes between them. This module never touches the tensors' bytes.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -27,6 +27,9 @@ pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// The bytes of the length that stands before the header.
 const LENGTH_BYTES: u64 = 8;
 
+/// What is read of a file to see what it is.
+const BEGINNING_BYTES: u64 = 256;
+
 /// A tensor as a file's header describes it.
 #[derive(Debug, Clone)]
 pub struct HeaderTensor {
@@ -44,20 +47,33 @@ pub struct HeaderTensor {
 ///
 /// The ranges cover the file from the header's end to its own, without overlap or gap.
 pub fn read(path: &Path) -> Result<Vec<HeaderTensor>> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
+    let file = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
     let file_bytes = file.metadata().map_err(|e| Error::io(path, "read", e))?.len();
-    refuse_stand_ins(path, &mut file)?;
-    if file_bytes < LENGTH_BYTES {
+    let read_at = |bytes: &mut [u8], offset| {
+        file.read_exact_at(bytes, offset).map_err(|e| Error::io(path, "read", e))
+    };
+    read_with(path, file_bytes, &read_at)
+}
+
+/// Reads the header of a file of `file_bytes` bytes, wherever it lies, by `read_at`, which fills what
+/// it is given from an offset on; `path` is what errors name.
+pub fn read_with(
+    path: &Path,
+    file_bytes: u64,
+    read_at: &dyn Fn(&mut [u8], u64) -> Result<()>,
+) -> Result<Vec<HeaderTensor>> {
+    let mut beginning = vec![0; file_bytes.min(BEGINNING_BYTES) as usize];
+    read_at(&mut beginning, 0)?;
+    refuse_stand_in_text(path, &beginning)?;
+    let Some(&length) = beginning.first_chunk::<{ LENGTH_BYTES as usize }>() else {
         return Err(Error::TooShort { path: path.to_owned(), bytes: file_bytes });
-    }
-    let mut length = [0; LENGTH_BYTES as usize];
-    file.read_exact(&mut length).map_err(|e| Error::io(path, "read", e))?;
+    };
     let header = u64::from_le_bytes(length);
     if header > MAX_HEADER_BYTES || header > file_bytes - LENGTH_BYTES {
         return Err(Error::HeaderTooLong { path: path.to_owned(), header, file: file_bytes });
     }
-    let mut text = Vec::new();
-    file.take(header).read_to_end(&mut text).map_err(|e| Error::io(path, "read", e))?;
+    let mut text = vec![0; header as usize];
+    read_at(&mut text, LENGTH_BYTES)?;
 
     let broken = |source| Error::Header { path: path.to_owned(), source };
     let Entries::<Box<RawValue>>(entries) = serde_json::from_slice(&text).map_err(broken)?;
@@ -84,14 +100,6 @@ pub fn read(path: &Path) -> Result<Vec<HeaderTensor>> {
         return Err(Error::FileLength { path: path.to_owned(), expected: end, found: file_bytes });
     }
     Ok(tensors)
-}
-
-/// Refuses what often stands in a shard's place, and rewinds the file.
-fn refuse_stand_ins(path: &Path, file: &mut File) -> Result<()> {
-    let mut beginning = Vec::new();
-    file.take(256).read_to_end(&mut beginning).map_err(|e| Error::io(path, "read", e))?;
-    file.seek(SeekFrom::Start(0)).map_err(|e| Error::io(path, "read", e))?;
-    refuse_stand_in_text(path, &beginning)
 }
 
 /// Refuses a file whose `beginning` is that of a Git LFS pointer or of a web page.

@@ -36,7 +36,7 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
             }
             tensors.push(Tensor { name, encoding: ggml_type.into(), shape, file, range });
         }
-        files.push(WeightFile { name: part_names[file].clone(), path, bytes });
+        files.push(WeightFile { name: part_names[file].clone(), path, bytes, elsewhere: None });
     }
     let config = architecture::config(&metadata)?;
     let gguf = Gguf { metadata, alignment, architecture, untranslated: Vec::new() };
