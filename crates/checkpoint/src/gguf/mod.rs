@@ -6,12 +6,14 @@
 //! - [`value`], [`metadata`]: typed values, and keys in order
 //! - [`ggml_type`]: the types of tensors
 //! - [`header`], [`split`]: the header of a file, and models of several files
+//! - [`tokenizer`]: tokenizers, to a Hugging Face folder and back
 
 pub mod error;
 pub mod ggml_type;
 pub mod header;
 pub mod metadata;
 pub mod split;
+pub mod tokenizer;
 pub mod value;
 
 pub use error::GgufError;
