@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;
+use crate::gguf::tokenizer::TokenizerError;
 
 /// A `Result` whose error is this crate's.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -72,6 +73,15 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         source: GgufError,
+    },
+
+    /// A tokenizer that cannot be carried from a GGUF file to a folder, or back.
+    #[error("the tokenizer in {} cannot be translated", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: TokenizerError,
     },
 
     /// A folder of GGUF files, each of which may be a model.

@@ -161,6 +161,13 @@ impl Checkpoint {
         self.by_name.get(name).map(|&i| &self.tensors[i])
     }
 
+    /// The rows of the embedding: how many tokens there are; 0 where it is called something else.
+    #[must_use]
+    pub fn num_embedding_rows(&self) -> usize {
+        let embedding = self.tensor("model.embed_tokens.weight");
+        embedding.and_then(|tensor| tensor.shape.first().copied()).unwrap_or(0)
+    }
+
     /// Lists the files beside the weights; a GGUF file needs none.
     pub fn side_files(&self) -> Result<SideFiles> {
         match self.gguf {

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use checkpoint::gguf::Architecture;
+use checkpoint::gguf::tokenizer::{self, TokenizerFolder};
 use checkpoint::hub::{self, Location};
 use checkpoint::side_files::SideFiles;
 use checkpoint::{Checkpoint, Gguf};
@@ -156,6 +157,15 @@ impl Blueprint {
         &self.models[self.donor]
     }
 
+    /// The tokenizer of a GGUF file as files of a folder.
+    pub fn tokenizer_folder(&self) -> Result<TokenizerFolder> {
+        let donor = &self.donor().checkpoint;
+        let Some(gguf) = donor.gguf().filter(|_| self.form() == Form::Folder) else {
+            return Ok(TokenizerFolder::default());
+        };
+        Ok(tokenizer::from_metadata(&gguf.metadata, donor.num_embedding_rows())?)
+    }
+
     /// The names of tensors in GGUF.
     ///
     /// # Panics
@@ -242,6 +252,7 @@ impl Blueprint {
         match self.form() {
             Form::Folder => {
                 obstacles.extend(self.config().err());
+                obstacles.extend(self.tokenizer_folder().err());
                 let untranslated = self.donor().checkpoint.gguf().map(|gguf| &gguf.untranslated);
                 for what in untranslated.into_iter().flatten() {
                     let path = self.donor().checkpoint.path().to_owned();
@@ -291,6 +302,7 @@ impl Blueprint {
         if self.form() == Form::Gguf {
             notes.extend(self.gguf_head().map(|head| head.notes).unwrap_or_default());
         }
+        notes.extend(self.tokenizer_folder().map(|folder| folder.notes).unwrap_or_default());
         notes.extend(self.head_note());
         notes.extend(self.prediction_note());
         for adapter in &self.side_files.adapters {

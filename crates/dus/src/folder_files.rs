@@ -33,6 +33,9 @@ pub(crate) fn write(
     write_index(blueprint, dir)?;
     write_file(dir, "config.json", blueprint.config()?.config.to_string().as_bytes())?;
     copy_side_files(blueprint, dir)?;
+    for (name, content) in blueprint.tokenizer_folder()?.files {
+        write_file(dir, name, content.as_bytes())?;
+    }
     let manifest_text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain JSON");
     write_file(dir, manifest::FILE, format!("{manifest_text}\n").as_bytes())?;
     let card = card::write(blueprint, manifest, title, &base_card(blueprint)?);

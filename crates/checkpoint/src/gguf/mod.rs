@@ -6,7 +6,8 @@
 //! - [`value`], [`metadata`]: typed values, and keys in order
 //! - [`ggml_type`]: the types of tensors
 //! - [`header`], [`split`]: the header of a file, and models of several files
-//! - [`architecture`]: names
+//! - [`mod@architecture`], `open`: names, and a file opened as a model
+//! - [`tokenizer`]: tokenizers, to a Hugging Face folder and back
 
 pub mod architecture;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod header;
 pub mod metadata;
 mod open;
 pub mod split;
+pub mod tokenizer;
 pub mod value;
 
 pub use architecture::{Architecture, SettingTensor};

@@ -1,0 +1,36 @@
+//! Tokenizers, from a GGUF file to a Hugging Face folder and back.
+//!
+//! Values go in and values come out; nothing here runs a tokenizer. Two of GGUF's models are known:
+//! `llama`, `SentencePiece`'s BPE with a score for each token, and `gpt2`, BPE on bytes with a list of
+//! merges and a name for the way text is cut into words. In reading order:
+//!
+//! - [`error`]: why a tokenizer cannot be translated
+//! - `vocabulary`, `merges`: tokens, and what becomes one
+//! - `pre_tokenizer`: llama.cpp's names for ways to cut text, in a table
+//! - `special_tokens`, `chat_template`: what stands around the text
+//! - [`from_metadata`]: the files of a folder
+//! - `sentencepiece`, `tokenizer_json`, [`to_metadata`]: the keys of a GGUF file
+
+pub mod error;
+pub mod from_metadata;
+pub mod to_metadata;
+
+mod chat_template;
+mod merges;
+mod pre_tokenizer;
+mod sentencepiece;
+mod special_tokens;
+mod tokenizer_json;
+mod vocabulary;
+
+pub use error::TokenizerError;
+pub use from_metadata::{TokenizerFolder, from_metadata};
+pub use to_metadata::{TokenizerFiles, to_metadata};
+
+const MODEL_KEY: &str = "tokenizer.ggml.model";
+const PRE_KEY: &str = "tokenizer.ggml.pre";
+const ADD_PREFIX_KEY: &str = "tokenizer.ggml.add_space_prefix";
+const REMOVE_SPACES_KEY: &str = "tokenizer.ggml.remove_extra_whitespaces";
+
+/// What `SentencePiece` writes for a space.
+const SPACE: &str = "▁";
