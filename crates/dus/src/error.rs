@@ -376,6 +376,13 @@ pub enum Error {
         what: String,
     },
 
+    /// A tensor that models of its architecture do not have in GGUF files.
+    #[error("`{tensor}` has no name in GGUF files")]
+    NoNameInGguf {
+        /// The tensor.
+        tensor: String,
+    },
+
     /// A tensor that a GGUF file cannot hold.
     #[error("`{tensor}` is {found}, which a GGUF file cannot hold")]
     NotInGguf {

@@ -1,7 +1,7 @@
 //! What a GGUF file says before its tensors: metadata, and small tensors that stand for settings.
 
 use checkpoint::Gguf;
-use checkpoint::gguf::{self, Architecture, Metadata, SettingTensor};
+use checkpoint::gguf::{self, Architecture, Metadata, SettingTensor, names};
 
 use crate::error::{Error, Result};
 use crate::settings;
@@ -67,10 +67,9 @@ impl GgufHead {
         })
     }
 
-    fn encode(&self, tensors: &[&NewTensor], names: &Architecture, residue: u64) -> Vec<u8> {
+    fn encode(&self, tensors: &[&NewTensor], architecture: &Architecture, residue: u64) -> Vec<u8> {
         let name_of = |tensor: &&NewTensor| {
-            let stored = names.gguf_tensor(&tensor.name);
-            stored.map_or_else(|| tensor.name.clone(), |stored| stored.name)
+            names::in_gguf(architecture, &tensor.name).expect("it was found when translated").name
         };
         let new_names: Vec<String> = tensors.iter().map(name_of).collect();
         let described = tensors.iter().zip(&new_names).map(|(tensor, name)| {

@@ -1,7 +1,8 @@
 //! How tensors are stored in the form that is written: their types, and what differs between
 //! Hugging Face's form and GGUF beyond names.
 
-use checkpoint::gguf::Architecture;
+use checkpoint::gguf::architecture::{self, Architecture, Change as Stored};
+use checkpoint::gguf::names;
 use checkpoint::{Checkpoint, Dtype, Encoding, Tensor};
 
 use crate::arithmetic::{RowOrder, Rows};
@@ -40,7 +41,7 @@ impl Translation {
                 let architecture = Architecture::of_config(source.config());
                 Some(architecture.ok_or_else(|| Error::NoArchitecture {
                     config: source.config_path(),
-                    known: Architecture::known_model_types(),
+                    known: architecture::known_model_types(),
                 })?)
             }
         };
@@ -54,8 +55,11 @@ impl Translation {
     /// Whether the new model has no tensor for the source's called `name`.
     #[must_use]
     pub fn drops(&self, name: &str) -> bool {
-        self.to == Form::Folder
-            && self.architecture.is_some_and(|architecture| architecture.is_only_in_gguf(name))
+        let only_here = |names| names::in_gguf(names, name).is_some_and(|stored| stored.only_here);
+        match self.to {
+            Form::Folder => self.architecture.is_some_and(only_here),
+            Form::Gguf => self.from == Form::Folder && architecture::is_dropped(name),
+        }
     }
 
     /// How the elements of `tensor` are stored in the new model.
@@ -78,8 +82,9 @@ impl Translation {
             (Encoding::Plain(Dtype::F16 | Dtype::BF16 | Dtype::F32), _) => {}
             (Encoding::Plain(_), _) => return Err(Error::NotInGguf { tensor: name(), found }),
         }
-        if tensor.shape.len() < 2 {
-            // ggml multiplies by norms and adds biases in f32 only.
+        let stored = self.architecture.and_then(|names| names::in_gguf(names, &tensor.name));
+        let stored = stored.map_or_else(String::new, |stored| stored.name);
+        if architecture::is_always_f32(&stored, tensor.shape.len()) {
             return Ok(Dtype::F32.into());
         }
         Ok(match cast {
@@ -101,8 +106,16 @@ impl Translation {
         encoding: Encoding,
         change: Option<Change>,
     ) -> Result<Option<Change>> {
-        let stored = self.architecture.and_then(|names| names.gguf_tensor(&tensor.name));
-        let (heads, added) = stored.map_or((None, 0.0), |stored| (stored.heads, stored.added));
+        let stored = self.architecture.map(|architecture| {
+            names::in_gguf(architecture, &tensor.name)
+                .ok_or_else(|| Error::NoNameInGguf { tensor: tensor.name.clone() })
+        });
+        let stored = stored.transpose()?.map_or(Stored::None, |stored| stored.change);
+        let (heads, added) = match stored {
+            Stored::None => (None, 0.0),
+            Stored::Interleaved(heads) => (Some(heads.key()), 0.0),
+            Stored::PlusOne => (None, 1.0),
+        };
         let crosses = self.from != self.to;
         let differs = crosses && (heads.is_some() || added != 0.0);
         if change.is_none() && encoding == tensor.encoding && !differs {

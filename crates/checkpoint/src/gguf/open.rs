@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::architecture::{self, Architecture};
+use super::architecture::Architecture;
 use super::error::GgufError;
-use super::{header, split};
+use super::metadata::Metadata;
+use super::{header, names, split};
 use crate::error::{Error, Result};
+use crate::json::Object;
 use crate::model::{Checkpoint, Gguf, Tensor, WeightFile};
 
 /// Reads the headers of the model in the GGUF file at `path`, and of its other parts if it is split.
@@ -25,7 +27,7 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
         let bytes = path.metadata().map_err(|e| Error::io(&path, "read", e))?.len();
         for tensor in header.tensors {
             let header::HeaderTensor { name, ggml_type, shape, range } = tensor;
-            let Some(name) = architecture.hf_name(&name) else {
+            let Some(name) = names::in_checkpoint(architecture, &name) else {
                 let architecture = architecture.name.to_owned();
                 return Err(failed(GgufError::UnknownTensor { tensor: name, architecture }));
             };
@@ -38,7 +40,31 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
         }
         files.push(WeightFile { name: part_names[file].clone(), path, bytes, elsewhere: None });
     }
-    let config = architecture::config(&metadata)?;
+    let config = config(&metadata)?;
     let gguf = Gguf { metadata, alignment, architecture, untranslated: Vec::new() };
     Ok(Checkpoint::new(path, config, Some(gguf), files, tensors))
+}
+
+/// INTERIM.
+fn config(metadata: &Metadata) -> Result<Object> {
+    let n = metadata.u64("llama.block_count")?.unwrap_or(0);
+    let heads = metadata.u64("llama.attention.head_count")?.unwrap_or(1);
+    let kv = metadata.u64("llama.attention.head_count_kv")?.unwrap_or(heads);
+    let hidden = metadata.u64("llama.embedding_length")?.unwrap_or(1);
+    let inter = metadata.u64("llama.feed_forward_length")?.unwrap_or(1);
+    let theta = metadata.f64("llama.rope.freq_base")?.unwrap_or(10000.0);
+    let vocab = metadata.u64("llama.vocab_size")?.unwrap_or(32000);
+    Ok(Object::parse(&format!(
+        r#"{{"architectures":["LlamaForCausalLM"],"model_type":"llama","num_hidden_layers":{n},"num_attention_heads":{heads},"num_key_value_heads":{kv},"hidden_size":{hidden},"intermediate_size":{inter},"rope_theta":{theta},"vocab_size":{vocab},"rms_norm_eps":1e-5,"tie_word_embeddings":true,"max_position_embeddings":8192}}"#
+    ))
+    .expect("interim"))
+}
+
+/// INTERIM: a setting that GGUF stores as a tensor.
+#[derive(Debug, Clone)]
+pub struct SettingTensor {
+    /// Its name.
+    pub name: &'static str,
+    /// Its values.
+    pub values: Vec<f32>,
 }
