@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         metadata.set("llama.vocab_size", &u32::try_from(num_rows)?);
         let notes = to_metadata(&TokenizerFiles::read(from)?, num_rows, &mut metadata)
             .map_err(with_causes)?;
-        fs::write(to, header::encode(&metadata, [], 32, 0))?;
+        fs::write(to, header::encode(&metadata, &[], [], 32, 0))?;
         notes
     } else {
         let header = Header::read(from)?;
