@@ -25,6 +25,7 @@ pub(super) struct TokenizerJson {
 
 /// A token that is found before the text is cut into words.
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags are those of tokenizer.json")]
 pub(super) struct AddedToken {
     pub(super) id: u64,
     pub(super) content: String,
@@ -185,7 +186,8 @@ impl TokenizerJson {
         }
         if replaced {
             // Where there are no spaces left, a cut at spaces cuts nothing.
-            let cuts_spaces = |part: &Value| is_type(part, "Split") && part["pattern"]["String"] == " ";
+            let cuts_spaces =
+                |part: &Value| is_type(part, "Split") && part["pattern"]["String"] == " ";
             if parts(&self.pre_tokenizer, "pretokenizers").all(cuts_spaces) {
                 return Ok(spaces);
             }
@@ -227,7 +229,8 @@ impl TokenizerJson {
                 Some("ByteLevel") => found = found.or(Some((None, None))),
                 Some("TemplateProcessing") => {
                     let single = part["single"].as_array()?;
-                    let first = single.first().and_then(|piece| piece["SpecialToken"]["id"].as_str());
+                    let first =
+                        single.first().and_then(|piece| piece["SpecialToken"]["id"].as_str());
                     let last = single.last().and_then(|piece| piece["SpecialToken"]["id"].as_str());
                     found = Some((first, last));
                 }
