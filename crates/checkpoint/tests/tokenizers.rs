@@ -242,7 +242,7 @@ fn check_gguf_refused(name: &str, edit: fn(&mut Metadata), expected: &str) {
 
 #[test]
 fn gguf_files_that_cannot_be_translated_are_refused() {
-    use check_gguf_refused as check;
+    let check = check_gguf_refused;
     check("bytes.gguf", |m| m.set("tokenizer.ggml.model", "bert"), "its model is `bert`");
     check("bytes.gguf", |m| m.set("tokenizer.ggml.pre", "kimi-k2"), "pre-tokenizer is `kimi-k2`");
     check(
@@ -298,7 +298,7 @@ fn a_vocabulary_that_does_not_fit_is_refused() {
         error.source().unwrap().to_string(),
         "it has 304 tokens, but the embedding has 300 rows"
     );
-    use check_gguf_refused as check;
+    let check = check_gguf_refused;
     check(
         "pieces.gguf",
         |m| m.set("tokenizer.ggml.token_type", &vec![1; 399]),
@@ -345,7 +345,7 @@ fn check_folder_refused(name: &str, edit: fn(&mut Value), expected: &str) {
 
 #[test]
 fn folders_that_llama_cpp_has_no_words_for_are_refused() {
-    use check_folder_refused as check;
+    let check = check_folder_refused;
     check("bytes", |t| t["model"]["type"] = json!("Unigram"), "its model is `Unigram`");
     check(
         "bytes",

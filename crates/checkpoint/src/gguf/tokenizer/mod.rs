@@ -8,21 +8,21 @@
 //! - `vocabulary`, `merges`: tokens, and what becomes one
 //! - `pre_tokenizer`: llama.cpp's names for ways to cut text, in a table
 //! - `special_tokens`, `chat_template`: what stands around the text
-//! - [`from_metadata`]: the files of a folder
-//! - [`tokenizer_files`], `tokenizer_json`, `sentencepiece`: what a folder says
-//! - `rows`, [`to_metadata`]: the keys of a GGUF file
+//! - [`from_metadata()`]: the files of a folder
+//! - [`TokenizerFiles`], `tokenizer_json`, `sentencepiece`: what a folder says
+//! - `rows`, [`to_metadata()`]: the keys of a GGUF file
 
 pub mod error;
-pub mod from_metadata;
-pub mod to_metadata;
-pub mod tokenizer_files;
 
 mod chat_template;
+mod from_metadata;
 mod merges;
 mod pre_tokenizer;
 mod rows;
 mod sentencepiece;
 mod special_tokens;
+mod to_metadata;
+mod tokenizer_files;
 mod tokenizer_json;
 mod vocabulary;
 

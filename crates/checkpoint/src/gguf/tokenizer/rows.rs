@@ -1,7 +1,10 @@
 //! The rows of an embedding, which get their tokens one by one.
 
+use serde_json::Value;
+
 use super::SPACE;
 use super::error::TokenizerError;
+use super::tokenizer_files::content;
 use super::vocabulary::{Token, TokenType, Vocabulary, padding_text};
 
 /// Rows of the embedding that get their tokens one by one.
@@ -27,7 +30,7 @@ impl Rows {
     /// Puts the tokens of a vocabulary, none of which may have another's id.
     pub(super) fn put_all(&mut self, vocab: &[(String, u64)]) -> Result<(), TokenizerError> {
         for (text, id) in vocab {
-            if let Some(first) = self.0.get(*id as usize).and_then(Option::as_ref) {
+            if let Some(first) = self.get(*id) {
                 let (first, second) = (first.text.clone(), text.clone());
                 return Err(TokenizerError::IdTwice { id: *id as usize, first, second });
             }
@@ -45,7 +48,7 @@ impl Rows {
         special: bool,
     ) -> Result<(), TokenizerError> {
         let mut token = Token { text: text.to_owned(), kind: TokenType::Control, score: -1000.0 };
-        let old = self.0.get(id as usize).and_then(Option::as_ref);
+        let old = self.get(id);
         if let Some(old) = old.filter(|old| old.text != text) {
             let (first, second) = (old.text.clone(), text.to_owned());
             return Err(TokenizerError::IdTwice { id: id as usize, first, second });
@@ -56,6 +59,21 @@ impl Rows {
             token.text = text.replace(SPACE, " ");
         }
         self.put(id, token)
+    }
+
+    /// Puts the tokens of `added_tokens_decoder` that no other file has: transformers adds them too.
+    pub(super) fn put_missing(&mut self, decoder: &Value) -> Result<(), TokenizerError> {
+        for (id, token) in decoder.as_object().into_iter().flatten() {
+            let (Ok(id), Some(text)) = (id.parse(), content(token)) else { continue };
+            if self.get(id).is_none() {
+                self.put_added(id, text, token["special"] == true)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&Token> {
+        self.0.get(id as usize)?.as_ref()
     }
 
     pub(super) fn finish(self) -> Result<Vocabulary, TokenizerError> {

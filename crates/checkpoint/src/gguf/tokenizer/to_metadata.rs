@@ -35,10 +35,10 @@ pub fn to_metadata(
             let tokenizer = TokenizerJson::parse(&files.path(TOKENIZER), text)?;
             note_flags(&tokenizer, &mut notes);
             let vocabulary = if tokenizer.is_byte_level() {
-                byte_level(&tokenizer, num_rows, metadata, &mut notes)
+                byte_level(&tokenizer, &configs, num_rows, metadata, &mut notes)
                     .map_err(|source| files.failed(TOKENIZER, source))?
             } else {
-                sentence_pieces(files, &tokenizer, num_rows, metadata, &mut notes)?
+                sentence_pieces(files, &tokenizer, &configs, num_rows, metadata, &mut notes)?
             };
             let around = tokenizer.around().map(|(first, last)| {
                 let id = |text: Option<&str>| text.and_then(|text| vocabulary.id(text));
@@ -88,6 +88,7 @@ fn note_flags(tokenizer: &TokenizerJson, notes: &mut Vec<String>) {
 /// The model `gpt2`.
 fn byte_level(
     tokenizer: &TokenizerJson,
+    configs: &Configs,
     num_rows: usize,
     metadata: &mut Metadata,
     notes: &mut Vec<String>,
@@ -97,6 +98,7 @@ fn byte_level(
     for token in &tokenizer.added_tokens {
         rows.put_added(token.id, &token.content, token.special)?;
     }
+    rows.put_missing(&configs.tokenizer["added_tokens_decoder"])?;
     let vocabulary = rows.finish()?;
     let merges = &tokenizer.model.merges;
     merges::check(merges, &vocabulary)?;
@@ -140,13 +142,14 @@ fn byte_level(
 fn sentence_pieces(
     files: &TokenizerFiles,
     tokenizer: &TokenizerJson,
+    configs: &Configs,
     num_rows: usize,
     metadata: &mut Metadata,
     notes: &mut Vec<String>,
 ) -> Result<Vocabulary> {
     let failed = |source| files.failed(TOKENIZER, source);
     let spaces = tokenizer.spaces().map_err(failed)?;
-    let mut vocabulary = tokens_of_json(tokenizer, num_rows).map_err(failed)?;
+    let mut vocabulary = tokens_of_json(tokenizer, configs, num_rows).map_err(failed)?;
     merges::check(&tokenizer.model.merges, &vocabulary).map_err(failed)?;
     if !tokenizer.model.byte_fallback {
         let what = "its model neither is byte-level nor falls back to bytes".to_owned();
@@ -169,12 +172,20 @@ fn sentence_pieces(
         }
     }
     note_spaces(&spaces, &vocabulary, notes);
+    let late = tokenizer.added_tokens.iter().find(|token| token.normalized);
+    if let Some(token) = late.filter(|_| spaces.prefix) {
+        notes.push(format!(
+            "llama.cpp puts a space behind the token {:?}, the tokenizer does not",
+            token.content
+        ));
+    }
     write_sentence_pieces(&vocabulary, spaces.prefix, metadata);
     Ok(vocabulary)
 }
 
 fn tokens_of_json(
     tokenizer: &TokenizerJson,
+    configs: &Configs,
     num_rows: usize,
 ) -> Result<Vocabulary, TokenizerError> {
     let mut rows = Rows::new(num_rows);
@@ -187,6 +198,7 @@ fn tokens_of_json(
     for token in &tokenizer.added_tokens {
         rows.put_added(token.id, &token.content, token.special)?;
     }
+    rows.put_missing(&configs.tokenizer["added_tokens_decoder"])?;
     for row in rows.0.iter_mut().flatten() {
         if Some(&row.text) == tokenizer.model.unk_token.as_ref() {
             row.kind = TokenType::Unknown;
@@ -252,9 +264,7 @@ fn sentence_pieces_alone(
     if let Some(added) = configs.tokenizer["added_tokens_decoder"].as_object() {
         for (id, token) in added {
             let (Ok(id), Some(text)) = (id.parse(), content(token)) else { continue };
-            let is_unknown = rows.0.get(id as usize).and_then(Option::as_ref);
-            let is_unknown = is_unknown.is_some_and(|old| old.kind == TokenType::Unknown);
-            if !is_unknown {
+            if rows.get(id).is_none_or(|old| old.kind != TokenType::Unknown) {
                 rows.put_added(id, text, token["special"] == true)
                     .map_err(|e| files.failed(TOKENIZER_CONFIG, e))?;
             }

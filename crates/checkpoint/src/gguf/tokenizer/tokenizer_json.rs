@@ -35,6 +35,9 @@ pub(super) struct AddedToken {
     pub(super) lstrip: bool,
     #[serde(default)]
     pub(super) rstrip: bool,
+    /// It is found in what the normalizer leaves, not in the text as it was given.
+    #[serde(default)]
+    pub(super) normalized: bool,
     #[serde(default)]
     pub(super) special: bool,
 }
