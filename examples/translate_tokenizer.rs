@@ -10,6 +10,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use checkpoint::gguf::tokenizer::{TokenizerFiles, from_metadata, to_metadata};
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         metadata.set("general.architecture", "llama");
         metadata.set("llama.vocab_size", &u32::try_from(num_rows)?);
         let notes = to_metadata(&TokenizerFiles::read(from)?, num_rows, &mut metadata)
-            .map_err(with_causes)?;
+            .map_err(|error| with_causes(&error))?;
         fs::write(to, header::encode(&metadata, &[], [], 32, 0))?;
         notes
     } else {
@@ -34,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let embedding = header.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
         let tokens = header.metadata.array("tokenizer.ggml.tokens")?.map_or(0, |array| array.len());
         let num_rows = embedding.map_or(tokens, |tensor| tensor.shape[0]);
-        let folder = from_metadata(&header.metadata, num_rows).map_err(with_causes)?;
+        let folder =
+            from_metadata(&header.metadata, num_rows).map_err(|error| with_causes(&error))?;
         fs::create_dir_all(to)?;
         for (name, content) in folder.files {
             fs::write(to.join(name), content)?;
@@ -42,12 +44,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         folder.notes
     };
     for note in notes {
-        eprintln!("note: {note}");
+        writeln!(std::io::stderr(), "note: {note}")?;
     }
     Ok(())
 }
 
-fn with_causes(error: checkpoint::Error) -> String {
+fn with_causes(error: &checkpoint::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -19,7 +19,8 @@ from Korean, Japanese, Chinese, Arabic, Hindi, Thai, emoji (joined, with skin to
 of spaces, tabs and line ends, combining marks, NUL and odd white space. Without --text all are.
 
 llama.cpp does not compose characters (NFC) and knows categories of characters from tables of its own,
-so --tolerate N lets it differ on N documents; the first differences are shown all the same.
+so --tolerate N lets it differ on N documents; the first differences are shown all the same. --nfc
+composes the documents first.
 
 Needs transformers and tokenizers, llama_cpp if it is there (made with 5.23, 0.23.3 and 0.3.36), and the
 example of the crate: cargo build --release -p checkpoint --example translate_tokenizer
@@ -33,10 +34,12 @@ import random
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import transformers
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 try:
     import llama_cpp
@@ -91,12 +94,14 @@ def main():
             failures.append(text)
 
     documents = make_documents(args.text)
+    if args.nfc:
+        documents = [unicodedata.normalize("NFC", document) for document in documents]
     size = sum(len(d.encode()) for d in documents)
     print(f"{len(documents)} documents, {size:,} bytes")
     with tempfile.TemporaryDirectory() as tmp:
         for folder in args.folders:
             print(f"\n{folder}")
-            first = AutoTokenizer.from_pretrained(folder)
+            first = load_library(folder) if args.library else AutoTokenizer.from_pretrained(folder)
             gguf = Path(tmp) / "vocabulary.gguf"
             back = Path(tmp) / "back"
             translate(args.program, folder, gguf, str(args.rows or num_rows(folder, first)))
@@ -124,7 +129,11 @@ def parse_args():
     parser.add_argument("--gguf", type=Path)
     parser.add_argument("--reference", type=Path, help="what the folder made of --gguf must equal")
     parser.add_argument("--text", nargs="+", type=Path, default=[], metavar="FILE")
+    parser.add_argument("--nfc", action="store_true", help="compose the documents' characters")
     parser.add_argument("--rows", type=int, help="of the embedding; default: as many as tokens")
+    parser.add_argument(
+        "--library", action="store_true", help="read the folders by tokenizers, not transformers"
+    )
     parser.add_argument("--tolerate", type=int, default=0, metavar="N")
     parser.add_argument(
         "--program", default="target/release/examples/translate_tokenizer", metavar="PATH"
@@ -148,6 +157,15 @@ def make_documents(files):
             start = rng.randrange(max(1, len(text) - 2000))
             documents.append(text[start : start + rng.randint(50, 2000)])
     return documents
+
+
+def load_library(folder):
+    """tokenizer.json as it is: for some classes transformers 5 puts parts of its own in its place."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    post_processor = tokenizer.post_processor
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    tokenizer._tokenizer.post_processor = post_processor
+    return tokenizer
 
 
 def num_rows(folder, tokenizer):

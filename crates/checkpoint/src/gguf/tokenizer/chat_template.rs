@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::gguf::metadata::{Metadata, shown};
+use crate::gguf::value::Array;
 
 const KEY: &str = "tokenizer.chat_template";
 const NAMES_KEY: &str = "tokenizer.chat_templates";
@@ -22,7 +23,7 @@ impl ChatTemplates {
         if let Some(template) = metadata.str(KEY)? {
             templates.push((DEFAULT.to_owned(), template.to_owned()));
         }
-        for value in metadata.array(NAMES_KEY)?.iter().flat_map(|names| names.iter()) {
+        for value in metadata.array(NAMES_KEY)?.iter().flat_map(Array::iter) {
             let name = value
                 .as_str()
                 .ok_or_else(|| metadata.wrong(NAMES_KEY, "an array of names", &shown(value)))?;

@@ -59,17 +59,18 @@ fn byte_level(
         let source = TokenizerError::KeyMissing { key: merges::MERGES_KEY };
         Error::Tokenizer { path: metadata.path().to_owned(), source }
     })?;
-    let bytes = |trim_offsets: bool, use_regex: bool| {
+    // What is said of spaces and the regex is not heeded here, but it is how these are published.
+    let bytes = |trim_offsets: bool| {
         json!({
             "type": "ByteLevel",
-            "add_prefix_space": false,
+            "add_prefix_space": true,
             "trim_offsets": trim_offsets,
-            "use_regex": use_regex,
+            "use_regex": true,
         })
     };
     let post_processor = match template(&special, &vocabulary) {
-        Value::Null => bytes(false, true),
-        template => json!({ "type": "Sequence", "processors": [bytes(false, true), template] }),
+        Value::Null => bytes(false),
+        template => json!({ "type": "Sequence", "processors": [bytes(false), template] }),
     };
     let tokenizer = json!({
         "version": "1.0",
@@ -79,7 +80,7 @@ fn byte_level(
         "normalizer": if pre_tokenizer.nfc { json!({ "type": "NFC" }) } else { Value::Null },
         "pre_tokenizer": pre_tokenizer.form(),
         "post_processor": post_processor,
-        "decoder": bytes(true, true),
+        "decoder": bytes(true),
         "model": {
             "type": "BPE",
             "dropout": null,
@@ -291,13 +292,13 @@ fn added_tokens_decoder(vocabulary: &Vocabulary) -> Map<String, Value> {
 
 fn added(vocabulary: &Vocabulary) -> impl Iterator<Item = (usize, Map<String, Value>)> {
     let tokens = vocabulary.tokens.iter().enumerate();
-    tokens.filter(|(_, token)| token.token_type.is_added()).map(|(id, token)| {
+    tokens.filter(|(_, token)| token.kind.is_added()).map(|(id, token)| {
         let mut entry = Map::new();
         entry.insert("content".to_owned(), json!(token.text));
         for flag in ["single_word", "lstrip", "rstrip", "normalized"] {
             entry.insert(flag.to_owned(), json!(false));
         }
-        entry.insert("special".to_owned(), json!(token.token_type != TokenType::UserDefined));
+        entry.insert("special".to_owned(), json!(token.kind != TokenType::UserDefined));
         (id, entry)
     })
 }

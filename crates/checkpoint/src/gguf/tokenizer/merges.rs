@@ -114,7 +114,7 @@ pub(super) fn scores_say_something(vocabulary: &Vocabulary) -> bool {
     let mut scores = vocabulary
         .tokens
         .iter()
-        .filter(|token| token.token_type == TokenType::Normal && token.text.chars().count() > 1)
+        .filter(|token| token.kind == TokenType::Normal && token.text.chars().count() > 1)
         .map(|token| token.score);
     let Some(first) = scores.next() else { return true };
     scores.any(|score| score.total_cmp(&first) != Ordering::Equal)
@@ -160,7 +160,7 @@ mod tests {
     fn vocabulary(texts: &[(&str, f32)]) -> Vocabulary {
         let tokens = texts.iter().map(|&(text, score)| Token {
             text: text.to_owned(),
-            token_type: TokenType::Normal,
+            kind: TokenType::Normal,
             score,
         });
         Vocabulary::new(tokens.collect()).unwrap()

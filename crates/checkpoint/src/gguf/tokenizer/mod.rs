@@ -8,24 +8,28 @@
 //! - `vocabulary`, `merges`: tokens, and what becomes one
 //! - `pre_tokenizer`: llama.cpp's names for ways to cut text, in a table
 //! - `special_tokens`, `chat_template`: what stands around the text
-//! - [`from_metadata`]: the files of a folder
-//! - `sentencepiece`, `tokenizer_json`, [`to_metadata`]: the keys of a GGUF file
+//! - [`from_metadata()`]: the files of a folder
+//! - [`TokenizerFiles`], `tokenizer_json`, `sentencepiece`: what a folder says
+//! - `rows`, [`to_metadata()`]: the keys of a GGUF file
 
 pub mod error;
-pub mod from_metadata;
-pub mod to_metadata;
 
 mod chat_template;
+mod from_metadata;
 mod merges;
 mod pre_tokenizer;
+mod rows;
 mod sentencepiece;
 mod special_tokens;
+mod to_metadata;
+mod tokenizer_files;
 mod tokenizer_json;
 mod vocabulary;
 
 pub use error::TokenizerError;
 pub use from_metadata::{TokenizerFolder, from_metadata};
-pub use to_metadata::{TokenizerFiles, to_metadata};
+pub use to_metadata::to_metadata;
+pub use tokenizer_files::TokenizerFiles;
 
 const MODEL_KEY: &str = "tokenizer.ggml.model";
 const PRE_KEY: &str = "tokenizer.ggml.pre";

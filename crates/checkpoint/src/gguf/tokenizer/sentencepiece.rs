@@ -69,7 +69,7 @@ impl SentencePiece {
 }
 
 fn read_piece(bytes: &[u8]) -> Result<Token, TokenizerError> {
-    let mut piece = Token { text: String::new(), token_type: TokenType::Normal, score: 0.0 };
+    let mut piece = Token { text: String::new(), kind: TokenType::Normal, score: 0.0 };
     let mut message = Message(bytes);
     while let Some((field, value)) = message.next()? {
         match (field, value) {
@@ -79,7 +79,7 @@ fn read_piece(bytes: &[u8]) -> Result<Token, TokenizerError> {
             }
             (2, Wire::Four(bytes)) => piece.score = f32::from_le_bytes(bytes),
             (3, Wire::Varint(number)) => {
-                piece.token_type = match number {
+                piece.kind = match number {
                     1 => TokenType::Normal,
                     2 => TokenType::Unknown,
                     3 => TokenType::Control,
@@ -183,7 +183,7 @@ mod tests {
         let bytes =
             b"\x0a\x0a\x0a\x01a\x15\x00\x00\xc0\xbf\x18\x06\x12\x02\x18\x02\x1a\x02\x18\x00";
         let model = SentencePiece::parse(bytes).unwrap();
-        let expected = Token { text: "a".to_owned(), token_type: TokenType::Byte, score: -1.5 };
+        let expected = Token { text: "a".to_owned(), kind: TokenType::Byte, score: -1.5 };
         assert_eq!(model.pieces, [expected]);
         assert!(!model.add_dummy_prefix);
     }

@@ -1,12 +1,17 @@
 //! Tokens with a part to play: the first of a text, the last, and the like.
 
 use super::error::TokenizerError;
+use super::tokenizer_files::{
+    CONFIG, Configs, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles, content,
+};
 use super::vocabulary::{TokenType, Vocabulary};
+use serde_json::Value;
+
 use crate::error::{Error, Result};
 use crate::gguf::metadata::Metadata;
 
 /// The parts, as Hugging Face's `…_token` calls them, and GGUF's keys, the odd spelling included.
-pub(super) const ROLES: [(&str, &str); 6] = [
+const ROLES: [(&str, &str); 6] = [
     ("bos", "tokenizer.ggml.bos_token_id"),
     ("eos", "tokenizer.ggml.eos_token_id"),
     ("unk", "tokenizer.ggml.unknown_token_id"),
@@ -16,11 +21,10 @@ pub(super) const ROLES: [(&str, &str); 6] = [
 ];
 
 /// Keys of tokens that end a turn, beside EOS; Hugging Face lists all of them as EOS.
-pub(super) const OTHER_STOPS: [&str; 2] =
-    ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+const OTHER_STOPS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
-pub(super) const ADD_BOS_KEY: &str = "tokenizer.ggml.add_bos_token";
-pub(super) const ADD_EOS_KEY: &str = "tokenizer.ggml.add_eos_token";
+const ADD_BOS_KEY: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS_KEY: &str = "tokenizer.ggml.add_eos_token";
 
 /// The special tokens of a model.
 #[derive(Debug, Default, PartialEq)]
@@ -64,7 +68,7 @@ impl SpecialTokens {
             let default = || {
                 let (_, id) = defaults.roles.iter().find(|(name, _)| *name == role)?;
                 let token = vocabulary.tokens.get(*id)?;
-                matches!(token.token_type, TokenType::Control | TokenType::Unknown).then_some(*id)
+                matches!(token.kind, TokenType::Control | TokenType::Unknown).then_some(*id)
             };
             if let Some(id) = read(key)?.or_else(default) {
                 special.roles.push((role, id));
@@ -86,12 +90,104 @@ impl SpecialTokens {
         let ids =
             special.roles.iter().map(|&(_, id)| id).chain(special.other_stops.iter().copied());
         for id in ids {
-            let token_type = &mut vocabulary.tokens[id].token_type;
-            if !token_type.is_added() {
-                *token_type = TokenType::Control;
+            let kind = &mut vocabulary.tokens[id].kind;
+            if !kind.is_added() {
+                *kind = TokenType::Control;
             }
         }
         Ok(special)
+    }
+
+    /// The special tokens of a folder; `around` are the tokens that the post-processor puts around a text.
+    pub(super) fn of_folder(
+        files: &TokenizerFiles,
+        configs: &Configs,
+        vocabulary: &Vocabulary,
+        around: Option<(Option<usize>, Option<usize>)>,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let num_tokens = vocabulary.tokens.len();
+        let mut special = Self::default();
+        for (role, _) in ROLES {
+            let key = format!("{role}_token");
+            let text = content(&configs.tokenizer[&key]).or(content(&configs.special_tokens[&key]));
+            let id = text.and_then(|text| vocabulary.id(text));
+            let id = match id {
+                Some(id) => Some(id),
+                None => [(&configs.generation, GENERATION_CONFIG), (&configs.model, CONFIG)]
+                    .into_iter()
+                    .find_map(|(config, name)| {
+                        Some((stops(&config[format!("{key}_id")]).next()?, name))
+                    })
+                    .map(|(id, name)| {
+                        let what = format!("`{key}_id`");
+                        let past_end = TokenizerError::IdPastEnd { what, id, num_tokens };
+                        let fits = (id as usize) < num_tokens;
+                        if fits { Ok(id as usize) } else { Err(files.failed(name, past_end)) }
+                    })
+                    .transpose()?,
+            };
+            special.roles.extend(id.map(|id| (role, id)));
+        }
+        let eos = special.role("eos");
+        for id in stops(&configs.generation["eos_token_id"]).map(|id| id as usize) {
+            if id < num_tokens && Some(id) != eos && !special.other_stops.contains(&id) {
+                special.other_stops.push(id);
+            }
+        }
+        if special.other_stops.len() > OTHER_STOPS.len() {
+            for id in special.other_stops.drain(OTHER_STOPS.len()..) {
+                let text = &vocabulary.tokens[id].text;
+                notes
+                    .push(format!("GGUF has no key for one more token that ends a text, {text:?}"));
+            }
+        }
+        special.put_around(configs, vocabulary, around, notes);
+        Ok(special)
+    }
+
+    /// Whether BOS and EOS are put around a text: the post-processor decides, if there is one.
+    ///
+    /// So do transformers 5 and llama.cpp's converter; transformers 4 asked the flags of
+    /// `tokenizer_config.json` first if the class was Llama's.
+    fn put_around(
+        &mut self,
+        configs: &Configs,
+        vocabulary: &Vocabulary,
+        around: Option<(Option<usize>, Option<usize>)>,
+        notes: &mut Vec<String>,
+    ) {
+        let class = configs.tokenizer["tokenizer_class"].as_str().unwrap_or_default();
+        let (first, last) = around.unwrap_or_default();
+        for (role, id, by_class) in
+            [("bos", first, class.starts_with("Llama")), ("eos", last, false)]
+        {
+            if self.role(role).is_none() {
+                self.roles.extend(id.map(|id| (role, id)));
+            }
+            let key = format!("add_{role}_token");
+            let said = configs.tokenizer[&key].as_bool();
+            let own = self.role(role);
+            let added = own.is_some()
+                && if around.is_some() { id == own } else { said.unwrap_or(by_class) };
+            if let Some(id) = id.filter(|&id| own != Some(id)) {
+                let text = &vocabulary.tokens[id].text;
+                notes.push(format!(
+                    "llama.cpp does not put {text:?} around a text as the tokenizer does"
+                ));
+            } else if own.is_some() && said.is_some_and(|said| said != added) {
+                notes.push(format!(
+                    "`{key}` of {TOKENIZER_CONFIG} is {}, but the post-processor of {TOKENIZER} says \
+                     {added}, which counts",
+                    !added
+                ));
+            }
+            if role == "bos" {
+                self.add_bos = added;
+            } else {
+                self.add_eos = added;
+            }
+        }
     }
 
     /// The token that plays the part `role`.
@@ -112,4 +208,10 @@ impl SpecialTokens {
         metadata.set(ADD_BOS_KEY, &self.add_bos);
         metadata.set(ADD_EOS_KEY, &self.add_eos);
     }
+}
+
+/// One id or several; what is no id is none.
+fn stops(value: &Value) -> impl Iterator<Item = u64> {
+    let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    list.iter().filter_map(Value::as_u64)
 }

@@ -25,6 +25,7 @@ pub(super) struct TokenizerJson {
 
 /// A token that is found before the text is cut into words.
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags are those of tokenizer.json")]
 pub(super) struct AddedToken {
     pub(super) id: u64,
     pub(super) content: String,
@@ -34,6 +35,9 @@ pub(super) struct AddedToken {
     pub(super) lstrip: bool,
     #[serde(default)]
     pub(super) rstrip: bool,
+    /// It is found in what the normalizer leaves, not in the text as it was given.
+    #[serde(default)]
+    pub(super) normalized: bool,
     #[serde(default)]
     pub(super) special: bool,
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::error::TokenizerError;
 use crate::error::{Error, Result};
 use crate::gguf::metadata::{Metadata, shown};
+use crate::gguf::value::Array;
 
 /// What a token is, with its number in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl TokenType {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Token {
     pub(super) text: String,
-    pub(super) token_type: TokenType,
+    pub(super) kind: TokenType,
     /// The higher, the earlier it is merged; of use to `llama` only.
     pub(super) score: f32,
 }
@@ -105,14 +106,14 @@ impl Vocabulary {
                 .ok_or_else(|| metadata.wrong(TOKENS_KEY, "strings of UTF-8", &shown(value)))?;
             // llama.cpp gives tokens without text this name, or several would be one.
             let text = if text.is_empty() { format!("[EMPTY_{id}]") } else { text.to_owned() };
-            tokens.push(Token { text, token_type: TokenType::Normal, score: 0.0 });
+            tokens.push(Token { text, kind: TokenType::Normal, score: 0.0 });
         }
-        for (id, value) in types.iter().flat_map(|types| types.iter()).enumerate() {
+        for (id, value) in types.iter().flat_map(Array::iter).enumerate() {
             let found = value.as_i64().and_then(TokenType::from_id);
-            tokens[id].token_type = found
+            tokens[id].kind = found
                 .ok_or_else(|| failed(TokenizerError::TokenType { id, found: shown(value) }))?;
         }
-        for (id, value) in scores.iter().flat_map(|scores| scores.iter()).enumerate() {
+        for (id, value) in scores.iter().flat_map(Array::iter).enumerate() {
             let score = value.as_f64().filter(|score| !score.is_nan());
             tokens[id].score = score
                 .ok_or_else(|| metadata.wrong(SCORES_KEY, "an array of numbers", &shown(value)))?
@@ -129,12 +130,12 @@ impl Vocabulary {
     /// Whether the token `id` is there only because the embedding has a row for it.
     pub(super) fn is_padding(&self, id: usize) -> bool {
         let token = &self.tokens[id];
-        token.token_type == TokenType::Unused && token.text == padding_text(id)
+        token.kind == TokenType::Unused && token.text == padding_text(id)
     }
 
     /// Whether the token `id` is made of smaller ones, and not found as a whole.
     pub(super) fn is_text(&self, id: usize) -> bool {
-        matches!(self.tokens[id].token_type, TokenType::Normal | TokenType::Unused)
+        matches!(self.tokens[id].kind, TokenType::Normal | TokenType::Unused)
             && !self.is_padding(id)
     }
 
@@ -146,7 +147,7 @@ impl Vocabulary {
             let scores: Vec<f32> = self.tokens.iter().map(|token| token.score).collect();
             metadata.set(SCORES_KEY, &scores);
         }
-        let types: Vec<i32> = self.tokens.iter().map(|token| token.token_type as i32).collect();
+        let types: Vec<i32> = self.tokens.iter().map(|token| token.kind as i32).collect();
         metadata.set(TYPES_KEY, &types);
     }
 }
