@@ -110,8 +110,14 @@ fn check_base(manifest: &Manifest, blueprint: &Blueprint) -> Result<()> {
             .iter()
             .map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes })
             .collect();
-        if files != then.files {
-            let differing = then.files.iter().find(|file| !files.contains(file));
+        // What a GGUF file is called is no part of the model, as a folder's name is none.
+        let named = now.checkpoint.gguf().is_none();
+        let same =
+            |a: &SourceFile, b: &SourceFile| a.bytes == b.bytes && (a.name == b.name || !named);
+        let all_same = files.iter().zip(&then.files).all(|(a, b)| same(a, b));
+        if files.len() != then.files.len() || !all_same {
+            let differing =
+                then.files.iter().find(|then| !files.iter().any(|file| same(file, then)));
             let what = match differing {
                 Some(file) => format!("{} had {} bytes", file.name, file.bytes),
                 None => "it has more files".to_owned(),
