@@ -1,6 +1,8 @@
 //! A model of the architecture `llama`, of a megabyte or two: rows must hold whole blocks of 256.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::file::{RawGguf, RawTensor};
@@ -83,7 +85,11 @@ impl TinyGguf {
     /// The file, which a test may spoil before it writes it.
     #[must_use]
     pub fn file(&self) -> RawGguf {
-        let mut file = RawGguf::new(self.keys(), self.tensors());
+        self.file_of(self.tensors())
+    }
+
+    fn file_of(&self, tensors: Vec<RawTensor>) -> RawGguf {
+        let mut file = RawGguf::new(self.keys(), tensors);
         file.version = self.version;
         if let Some(alignment) = self.alignment {
             file = file.aligned(alignment);
@@ -97,6 +103,24 @@ impl TinyGguf {
     /// Writes the file to `path`.
     pub fn write(&self, path: &Path) {
         self.file().write(path);
+    }
+
+    /// Writes a file whose tensors are one hole, so that gigabytes of them take no room on the disk.
+    pub fn write_sparse(&self, path: &Path) {
+        let mut end = 0;
+        let alignment = u64::from(self.alignment.unwrap_or(32));
+        let hole = |(name, kind, shape): (String, Kind, Vec<usize>)| {
+            let offset = Some(end);
+            end = (end + kind.tensor_bytes(&shape) as u64).next_multiple_of(alignment);
+            let dims = shape.iter().rev().map(|&dim| dim as u64).collect();
+            let (name, type_id) = (name.into_bytes(), kind.id);
+            RawTensor { name, dims, type_id, offset, bytes: Vec::new() }
+        };
+        let tensors = self.specs().into_iter().map(hole).collect();
+        let bytes = self.file_of(tensors).bytes();
+        let mut file = File::create(path).expect("a file can be made");
+        file.write_all(&bytes).expect("a header can be written");
+        file.set_len(bytes.len() as u64 + end).expect("a file can have a hole");
     }
 
     /// What the file holds.
@@ -153,6 +177,14 @@ impl TinyGguf {
     }
 
     fn tensors(&self) -> Vec<RawTensor> {
+        let random = |(name, kind, shape): (String, Kind, Vec<usize>)| {
+            RawTensor::random(&name, kind, &shape, &format!("{} {name}", self.seed))
+        };
+        self.specs().into_iter().map(random).collect()
+    }
+
+    /// Names, types and shapes.
+    fn specs(&self) -> Vec<(String, Kind, Vec<usize>)> {
         let (hidden, inner) = (self.embedding_length, self.feed_forward_length);
         let keys = hidden / self.head_count * self.head_count_kv;
         let mut specs = vec![("token_embd.weight".to_owned(), vec![self.vocab_size, hidden])];
@@ -175,11 +207,11 @@ impl TinyGguf {
         if !self.is_tied {
             specs.push(("output.weight".to_owned(), vec![self.vocab_size, hidden]));
         }
-        let tensor = |(name, shape): (String, Vec<usize>)| {
+        let typed = |(name, shape): (String, Vec<usize>)| {
             let kind = if shape.len() == 1 { Kind::of("F32") } else { self.kind_of(&name) };
-            RawTensor::random(&name, kind, &shape, &format!("{} {name}", self.seed))
+            (name, kind, shape)
         };
-        specs.into_iter().map(tensor).collect()
+        specs.into_iter().map(typed).collect()
     }
 
     fn kind_of(&self, name: &str) -> Kind {
