@@ -13,9 +13,11 @@
 //! - [`raw`]: safetensors and JSON files edited below the level that libraries allow
 //! - [`hub`]: a model laid out as the hub's cache does
 //! - [`splice`]: what a plan's new tensors should be, layer by layer
+//! - [`gguf`]: GGUF files, and [`TinyGguf`](gguf::TinyGguf), a model in one
 //! - [`survey`]: everything in a folder, to show that nothing has changed
 
 pub mod family;
+pub mod gguf;
 pub mod hub;
 pub mod model;
 pub mod published;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use checkpoint::Checkpoint;
+use checkpoint::gguf::Metadata;
 use checkpoint::gguf::metadata::shown;
 use rayon::prelude::*;
 
@@ -110,8 +111,14 @@ fn check_base(manifest: &Manifest, blueprint: &Blueprint) -> Result<()> {
             .iter()
             .map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes })
             .collect();
-        if files != then.files {
-            let differing = then.files.iter().find(|file| !files.contains(file));
+        // What a GGUF file is called is no part of the model, as a folder's name is none.
+        let named = now.checkpoint.gguf().is_none();
+        let same =
+            |a: &SourceFile, b: &SourceFile| a.bytes == b.bytes && (a.name == b.name || !named);
+        let all_same = files.iter().zip(&then.files).all(|(a, b)| same(a, b));
+        if files.len() != then.files.len() || !all_same {
+            let differing =
+                then.files.iter().find(|then| !files.iter().any(|file| same(file, then)));
             let what = match differing {
                 Some(file) => format!("{} had {} bytes", file.name, file.bytes),
                 None => "it has more files".to_owned(),
@@ -146,13 +153,25 @@ fn metadata_differences(head: &GgufHead, built: &Checkpoint) -> Vec<String> {
     let Some(gguf) = built.gguf() else { return Vec::new() };
     let (expected, found) = (&head.metadata, &gguf.metadata);
     let keys: BTreeSet<&str> = expected.keys().chain(found.keys()).collect();
-    let shown = |value: Option<_>| value.map_or("absent".to_owned(), shown);
+    let described = |metadata: &Metadata, key: &str| match metadata.get(key) {
+        None => ("absent".to_owned(), String::new()),
+        Some(value) => {
+            let value_type = metadata.value_type(key).map(|value_type| format!(" ({value_type})"));
+            (shown(value), value_type.unwrap_or_default())
+        }
+    };
     let differing = keys.into_iter().filter(|key| !key.starts_with("dus."));
     differing
-        .filter(|key| expected.get(key) != found.get(key))
+        // As bytes: loaders ask for the type too, and what is not a number equals itself.
+        .filter(|key| expected.bytes(key) != found.bytes(key))
         .map(|key| {
-            let (expected, found) = (shown(expected.get(key)), shown(found.get(key)));
-            format!("`{key}` is {found}, built as {expected}")
+            let ((expected, expected_type), (found, found_type)) =
+                (described(expected, key), described(found, key));
+            if expected == found && expected_type != found_type {
+                format!("`{key}` is {found}{found_type}, built as {expected}{expected_type}")
+            } else {
+                format!("`{key}` is {found}, built as {expected}")
+            }
         })
         .collect()
 }

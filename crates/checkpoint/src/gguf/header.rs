@@ -63,53 +63,16 @@ pub struct HeaderTensor {
 impl Header {
     /// Maps the file at `path` and reads its header.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
-        let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-        if !metadata.is_file() {
-            return Err(Error::NotAFile { path: path.to_owned() });
-        }
-        let backing = if metadata.len() == 0 {
-            // An empty file cannot be mapped.
-            Backing::Read(Arc::new([]))
-        } else {
-            #[expect(unsafe_code, reason = "a vocabulary is read where it lies, not copied")]
-            // SAFETY: the map is only read, and only within its length. Should another process cut
-            // the file short meanwhile, the read ends this process, as it ends any that maps files.
-            let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "mapped", e))?;
-            Backing::Mapped(Arc::new(map))
-        };
-        Self::parse(path, &backing, metadata.len())
-    }
-
-    fn parse(path: &Path, backing: &Backing, file_bytes: u64) -> Result<Self> {
-        let bytes = backing.bytes();
-        refuse_stand_in_text(path, &bytes[..bytes.len().min(256)])?;
+        let (backing, file_bytes) = map(path)?;
+        let (metadata, num_tensors, mut cursor) = parse_metadata(path, &backing, file_bytes)?;
         let failed = |source| Error::Gguf { path: path.to_owned(), source };
-        let mut cursor = Cursor::new(bytes);
-        if cursor.take(4) != Ok(MAGIC) {
-            return Err(failed(GgufError::Magic));
-        }
-        let broken = |broken| match broken {
-            Broken::EndsEarly => failed(GgufError::EndsEarly { bytes: file_bytes }),
-            Broken::Wrong(what) => failed(GgufError::Header { what }),
-        };
-        match cursor.u32().map_err(broken)? {
-            2 | 3 => {}
-            version if matches!(version.swap_bytes(), 1..=3) => {
-                return Err(failed(GgufError::BigEndian));
-            }
-            version => return Err(failed(GgufError::Version { version })),
-        }
-        let num_tensors = cursor.u64().map_err(broken)?;
-        let num_keys = cursor.u64().map_err(broken)?;
-        let metadata = Metadata::read(path, backing, &mut cursor, num_keys).map_err(broken)?;
         let alignment = metadata.u64(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
             return Err(failed(GgufError::Alignment { found: alignment }));
         }
         let mut infos = Vec::new();
         for i in 0..num_tensors {
-            infos.push(Info::read(&mut cursor, i).map_err(broken)?);
+            infos.push(Info::read(&mut cursor, i).map_err(|e| broken(path, file_bytes, e))?);
         }
         let data_start = (cursor.position as u64).next_multiple_of(alignment);
         let tensors = infos.into_iter().map(|info| info.checked(alignment, data_start, file_bytes));
@@ -118,6 +81,65 @@ impl Header {
         refuse_collisions(&tensors).map_err(failed)?;
         Ok(Self { metadata, alignment, tensors })
     }
+
+    /// Reads the metadata alone, also of a file whose tensors are cut off.
+    pub fn read_metadata(path: &Path) -> Result<Metadata> {
+        let (backing, file_bytes) = map(path)?;
+        parse_metadata(path, &backing, file_bytes).map(|(metadata, ..)| metadata)
+    }
+}
+
+/// Maps the file at `path`; its length is returned too.
+fn map(path: &Path) -> Result<(Backing, u64)> {
+    let file = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
+    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
+    if !metadata.is_file() {
+        return Err(Error::NotAFile { path: path.to_owned() });
+    }
+    if metadata.len() == 0 {
+        // An empty file cannot be mapped.
+        return Ok((Backing::Read(Arc::new([])), 0));
+    }
+    #[expect(unsafe_code, reason = "a vocabulary is read where it lies, not copied")]
+    // SAFETY: the map is only read, and only within its length. Should another process cut
+    // the file short meanwhile, the read ends this process, as it ends any that maps files.
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "mapped", e))?;
+    Ok((Backing::Mapped(Arc::new(map)), metadata.len()))
+}
+
+/// The metadata, the number of tensors, and a cursor at the first tensor's record.
+fn parse_metadata<'a>(
+    path: &Path,
+    backing: &'a Backing,
+    file_bytes: u64,
+) -> Result<(Metadata, u64, Cursor<'a>)> {
+    let bytes = backing.bytes();
+    refuse_stand_in_text(path, &bytes[..bytes.len().min(256)])?;
+    let failed = |source| Error::Gguf { path: path.to_owned(), source };
+    let broken = |e| broken(path, file_bytes, e);
+    let mut cursor = Cursor::new(bytes);
+    if cursor.take(4) != Ok(MAGIC) {
+        return Err(failed(GgufError::Magic));
+    }
+    match cursor.u32().map_err(broken)? {
+        2 | 3 => {}
+        version if matches!(version.swap_bytes(), 1..=3) => {
+            return Err(failed(GgufError::BigEndian));
+        }
+        version => return Err(failed(GgufError::Version { version })),
+    }
+    let num_tensors = cursor.u64().map_err(broken)?;
+    let num_keys = cursor.u64().map_err(broken)?;
+    let metadata = Metadata::read(path, backing, &mut cursor, num_keys).map_err(broken)?;
+    Ok((metadata, num_tensors, cursor))
+}
+
+fn broken(path: &Path, file_bytes: u64, broken: Broken) -> Error {
+    let source = match broken {
+        Broken::EndsEarly => GgufError::EndsEarly { bytes: file_bytes },
+        Broken::Wrong(what) => GgufError::Header { what },
+    };
+    Error::Gguf { path: path.to_owned(), source }
 }
 
 /// The record of a tensor.

@@ -99,6 +99,19 @@ impl Metadata {
         self.by_key.get(key).map(|&i| self.value(i))
     }
 
+    /// The value of `key` as it stands in a file: its type's number, and its bytes.
+    #[must_use]
+    pub fn bytes(&self, key: &str) -> Option<&[u8]> {
+        self.by_key.get(key).map(|&i| self.stored(i))
+    }
+
+    /// The type of the value of `key`.
+    #[must_use]
+    pub fn value_type(&self, key: &str) -> Option<ValueType> {
+        let mut cursor = Cursor::new(self.bytes(key)?);
+        Some(cursor.value_type().expect("the value was read or written before"))
+    }
+
     fn value(&self, entry: usize) -> Value<'_> {
         let mut cursor = Cursor::new(self.stored(entry));
         let value_type = cursor.value_type().expect("the value was read or written before");
