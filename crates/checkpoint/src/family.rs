@@ -50,6 +50,10 @@ pub enum Dim {
     Queries,
     /// `num_key_value_heads × head_dim`.
     KeysValues,
+    /// Queries, keys and values in one matrix.
+    QueriesKeysValues,
+    /// Two of `intermediate_size` in one matrix.
+    GateUp,
 }
 
 impl Dim {
@@ -72,6 +76,11 @@ impl Dim {
             Self::Head => head(),
             Self::Queries => heads()?.checked_mul(head()?),
             Self::KeysValues => key("num_key_value_heads")?.checked_mul(head()?),
+            Self::QueriesKeysValues => {
+                let keys_values = Self::KeysValues.size(config, family)?.checked_mul(2)?;
+                Self::Queries.size(config, family)?.checked_add(keys_values)
+            }
+            Self::GateUp => key("intermediate_size")?.checked_mul(2),
         }
     }
 
@@ -85,6 +94,8 @@ impl Dim {
             Self::Head => "head_dim, or hidden_size / num_attention_heads",
             Self::Queries => "num_attention_heads × head_dim",
             Self::KeysValues => "num_key_value_heads × head_dim",
+            Self::QueriesKeysValues => "(num_attention_heads + 2 × num_key_value_heads) × head_dim",
+            Self::GateUp => "2 × intermediate_size",
         }
     }
 }
@@ -133,7 +144,62 @@ const LLAMA: Family = Family {
 /// Qwen3: Llama's names, norms on q and k, and heads of a size of their own.
 const QWEN3: Family = Family { model_types: &["qwen3"], derives_head_dim: false, ..LLAMA };
 
-const FAMILIES: &[Family] = &[LLAMA, QWEN3];
+/// Gemma 2: norms before and behind each branch, no biases.
+const GEMMA2: Family = Family {
+    model_types: &["gemma2"],
+    layer: &[
+        required("self_attn.q_proj.weight", &[Dim::Queries, Dim::Hidden]),
+        required("self_attn.k_proj.weight", &[Dim::KeysValues, Dim::Hidden]),
+        required("self_attn.v_proj.weight", &[Dim::KeysValues, Dim::Hidden]),
+        required("self_attn.o_proj.weight", &[Dim::Hidden, Dim::Queries]),
+        required("mlp.gate_proj.weight", &[Dim::Intermediate, Dim::Hidden]),
+        required("mlp.up_proj.weight", &[Dim::Intermediate, Dim::Hidden]),
+        required("mlp.down_proj.weight", &[Dim::Hidden, Dim::Intermediate]),
+        required("input_layernorm.weight", &[Dim::Hidden]),
+        required("post_attention_layernorm.weight", &[Dim::Hidden]),
+        required("pre_feedforward_layernorm.weight", &[Dim::Hidden]),
+        required("post_feedforward_layernorm.weight", &[Dim::Hidden]),
+    ],
+    derives_head_dim: false,
+    ..LLAMA
+};
+
+/// Gemma 3's text models: Gemma 2's names, and norms on q and k.
+const GEMMA3: Family = Family {
+    model_types: &["gemma3_text"],
+    layer: &[
+        required("self_attn.q_proj.weight", &[Dim::Queries, Dim::Hidden]),
+        required("self_attn.k_proj.weight", &[Dim::KeysValues, Dim::Hidden]),
+        required("self_attn.v_proj.weight", &[Dim::KeysValues, Dim::Hidden]),
+        required("self_attn.o_proj.weight", &[Dim::Hidden, Dim::Queries]),
+        optional("self_attn.q_norm.weight", &[Dim::Head]),
+        optional("self_attn.k_norm.weight", &[Dim::Head]),
+        required("mlp.gate_proj.weight", &[Dim::Intermediate, Dim::Hidden]),
+        required("mlp.up_proj.weight", &[Dim::Intermediate, Dim::Hidden]),
+        required("mlp.down_proj.weight", &[Dim::Hidden, Dim::Intermediate]),
+        required("input_layernorm.weight", &[Dim::Hidden]),
+        required("post_attention_layernorm.weight", &[Dim::Hidden]),
+        required("pre_feedforward_layernorm.weight", &[Dim::Hidden]),
+        required("post_feedforward_layernorm.weight", &[Dim::Hidden]),
+    ],
+    ..GEMMA2
+};
+
+/// Phi-3: queries, keys and values in one matrix, gate and up in another.
+const PHI3: Family = Family {
+    model_types: &["phi3"],
+    layer: &[
+        required("self_attn.o_proj.weight", &[Dim::Hidden, Dim::Queries]),
+        required("self_attn.qkv_proj.weight", &[Dim::QueriesKeysValues, Dim::Hidden]),
+        required("mlp.gate_up_proj.weight", &[Dim::GateUp, Dim::Hidden]),
+        required("mlp.down_proj.weight", &[Dim::Hidden, Dim::Intermediate]),
+        required("input_layernorm.weight", &[Dim::Hidden]),
+        required("post_attention_layernorm.weight", &[Dim::Hidden]),
+    ],
+    ..LLAMA
+};
+
+const FAMILIES: &[Family] = &[LLAMA, QWEN3, GEMMA2, GEMMA3, PHI3];
 
 impl Family {
     /// The family that `config` names by its `model_type`.

@@ -44,7 +44,7 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
 }
 
 /// A JSON object whose untouched values keep their text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Object {
     entries: Vec<(String, Box<RawValue>)>,
     /// How many objects it stands in: what is set here is indented to fit.
@@ -102,6 +102,15 @@ impl Object {
     pub fn set(&mut self, key: &str, value: &Value) {
         if self.get(key).as_ref() != Some(value) {
             self.put(key, format!("{value:#}").replace('\n', &self.line_end()));
+        }
+    }
+
+    /// Gives `key` a number with a point, written as Python writes it: `1e-05`, `10000.0`.
+    ///
+    /// A value that is already equal keeps its text.
+    pub fn set_float(&mut self, key: &str, value: f64) {
+        if self.get(key) != Some(value.into()) {
+            self.put(key, float_text(value));
         }
     }
 
@@ -192,6 +201,21 @@ impl Object {
     }
 }
 
+/// A finite number as Python writes it: the shortest digits that give the same number back.
+#[must_use]
+pub fn float_text(value: f64) -> String {
+    if value != 0.0 && !(1e-4..1e16).contains(&value.abs()) {
+        let text = format!("{value:e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, size) = match exponent.strip_prefix('-') {
+            Some(size) => ('-', size),
+            None => ('+', exponent),
+        };
+        return format!("{digits}e{sign}{size:0>2}");
+    }
+    format!("{value:?}")
+}
+
 /// As `json.dump(…, indent=2)` writes it, with a final line end; this is how Hugging Face's files look.
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -226,6 +250,21 @@ mod tests {
         object.set("num_hidden_layers", &48.into());
         object.set("rope_theta", &10000.0.into());
         assert_eq!(object.to_string(), CONFIG.replace("32", "48"));
+    }
+
+    #[test]
+    fn numbers_with_a_point_look_as_python_writes_them() {
+        for (value, text) in [
+            (1e-5, "1e-05"),
+            (2.5e-7, "2.5e-07"),
+            (1e-4, "0.0001"),
+            (10_000.0, "10000.0"),
+            (1e16, "1e+16"),
+            (0.0, "0.0"),
+            (0.1, "0.1"),
+        ] {
+            assert_eq!(float_text(value), text);
+        }
     }
 
     #[test]

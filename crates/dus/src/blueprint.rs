@@ -9,7 +9,7 @@ use checkpoint::gguf::Architecture;
 use checkpoint::gguf::tokenizer::{self, TokenizerFolder};
 use checkpoint::hub::{self, Location};
 use checkpoint::side_files::SideFiles;
-use checkpoint::{Checkpoint, Gguf};
+use checkpoint::{Checkpoint, Encoding, Gguf};
 
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
@@ -186,7 +186,8 @@ impl Blueprint {
             GgufHead::deepened(gguf, &layers, self.donor().anatomy.num_layers())?
         } else {
             let config = &self.config()?.config;
-            GgufHead::of_folder(donor.path(), config, self.architecture(), self.recipe.dtype)?
+            let weights = self.main_encoding();
+            GgufHead::of_folder(donor, config, self.architecture(), weights)?
         };
         let hub = self.locations[self.donor].hub.as_ref().map(|hub| hub.repo.clone());
         let base = match donor.gguf() {
@@ -197,6 +198,19 @@ impl Blueprint {
         let base = base.or(hub).unwrap_or_else(stem);
         head.describe(&base, &self.recipe.layers_text, self.splice.num_parameters());
         Ok(head)
+    }
+
+    /// How most bytes of the new tensors are stored.
+    fn main_encoding(&self) -> Encoding {
+        let mut bytes: Vec<(Encoding, u64)> = Vec::new();
+        for tensor in &self.splice.tensors {
+            match bytes.iter_mut().find(|(encoding, _)| *encoding == tensor.encoding) {
+                Some((_, bytes)) => *bytes += tensor.bytes(),
+                None => bytes.push((tensor.encoding, tensor.bytes())),
+            }
+        }
+        let most = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);
+        most.expect("a model has tensors").0
     }
 
     /// Refuses layers of several GGUF files whose settings differ or stand once a layer.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use checkpoint::Encoding;
+use checkpoint::gguf::GgufError;
 
 use crate::arithmetic::UnsupportedEncoding;
 use crate::plan::PlanError;
@@ -374,6 +375,15 @@ pub enum Error {
         path: PathBuf,
         /// What cannot be said.
         what: String,
+    },
+
+    /// A config that says what GGUF's metadata cannot.
+    #[error("{} cannot become the metadata of a GGUF file", config.display())]
+    NotInGgufForm {
+        /// The config.
+        config: PathBuf,
+        /// What cannot be said.
+        source: Box<GgufError>,
     },
 
     /// A tensor that models of its architecture do not have in GGUF files.

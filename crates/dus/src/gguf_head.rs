@@ -1,7 +1,12 @@
 //! What a GGUF file says before its tensors: metadata, and small tensors that stand for settings.
 
-use checkpoint::Gguf;
-use checkpoint::gguf::{self, Architecture, Metadata, SettingTensor, names};
+use std::path::Path;
+
+use checkpoint::gguf::header::DEFAULT_ALIGNMENT;
+use checkpoint::gguf::tokenizer::{self, TokenizerFiles};
+use checkpoint::gguf::{self, Architecture, Metadata, names};
+use checkpoint::json::Object;
+use checkpoint::{Checkpoint, Encoding, Gguf};
 
 use crate::error::{Error, Result};
 use crate::settings;
@@ -20,8 +25,8 @@ const MAX_LAYERS: usize = 512;
 pub struct GgufHead {
     /// The metadata.
     pub metadata: Metadata,
-    /// Settings that GGUF stores as tensors.
-    pub settings: Vec<SettingTensor>,
+    /// Settings that GGUF stores as vectors of f32, by their names.
+    pub settings: Vec<(&'static str, Vec<f32>)>,
     /// What tensors' beginnings are multiples of.
     pub alignment: u64,
     /// What a user should hear.
@@ -40,6 +45,29 @@ impl GgufHead {
             .map_err(|source| Error::Setting { config: gguf.metadata.path().to_owned(), source })?;
         metadata.remove(|key| gguf::split::is_split_key(key) || key.starts_with("dus."));
         Ok(Self { metadata, settings: Vec::new(), alignment: gguf.alignment, notes })
+    }
+
+    /// The metadata for the folder of `donor`, whose config for the new depth is `config` and most of
+    /// whose weights are stored as `weights`.
+    pub fn of_folder(
+        donor: &Checkpoint,
+        config: &Object,
+        architecture: &Architecture,
+        weights: Encoding,
+    ) -> Result<Self> {
+        let untranslated =
+            |source| Error::NotInGgufForm { config: donor.config_path(), source: Box::new(source) };
+        let mut metadata = Metadata::new(donor.path());
+        let weights = weights.ggml_type().expect("the encoding was translated");
+        let parameters = gguf::to_metadata(config, architecture, "", weights, &mut metadata)
+            .map_err(untranslated)?;
+        let mut notes = parameters.notes;
+        let files = TokenizerFiles::read(donor.path())?;
+        let num_rows = donor.num_embedding_rows();
+        notes.extend(tokenizer::to_metadata(&files, num_rows, &mut metadata)?);
+        let settings = parameters.tensors.into_iter();
+        let settings = settings.map(|(tensor, values)| (tensor.name(), values)).collect();
+        Ok(Self { metadata, settings, alignment: DEFAULT_ALIGNMENT, notes })
     }
 
     /// Names the model, after its base and the plan, and says how large it is.
@@ -77,7 +105,7 @@ impl GgufHead {
             (name.as_str(), ggml_type, tensor.shape.as_slice())
         });
         let settings: Vec<(&str, &[f32])> =
-            self.settings.iter().map(|tensor| (tensor.name, tensor.values.as_slice())).collect();
+            self.settings.iter().map(|(name, values)| (*name, values.as_slice())).collect();
         gguf::header::encode(&self.metadata, &settings, described, self.alignment, residue)
     }
 }
@@ -85,22 +113,8 @@ impl GgufHead {
 impl GgufHead {
     /// A head without a key, for a layout whose real head cannot be made.
     #[must_use]
-    pub fn empty(path: &std::path::Path) -> Self {
-        Self {
-            metadata: Metadata::new(path),
-            settings: Vec::new(),
-            alignment: 32,
-            notes: Vec::new(),
-        }
-    }
-
-    /// INTERIM
-    pub fn of_folder(
-        path: &std::path::Path,
-        _config: &checkpoint::json::Object,
-        _architecture: &Architecture,
-        _dtype: Option<crate::recipe::TensorType>,
-    ) -> Result<Self> {
-        Ok(Self::empty(path))
+    pub fn empty(path: &Path) -> Self {
+        let (metadata, settings, notes) = (Metadata::new(path), Vec::new(), Vec::new());
+        Self { metadata, settings, alignment: DEFAULT_ALIGNMENT, notes }
     }
 }

@@ -88,7 +88,7 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
         Form::Gguf => {
             head = blueprint.gguf_head()?;
             differences.extend(metadata_differences(&head, &built));
-            planned.extend(head.settings.iter().map(|tensor| tensor.name));
+            planned.extend(head.settings.iter().map(|(name, _)| *name));
         }
     }
     let unplanned = built.tensors().iter().filter(|tensor| !planned.contains(&*tensor.name));

@@ -25,9 +25,13 @@ const MAGIC: &[u8; 4] = b"GGUF";
 /// The version that is written.
 const VERSION: u32 = 3;
 
-/// The key of the alignment, and what it is where the key is missing.
+/// The key of the alignment.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
-const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The alignment where the key is missing.
+pub const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The largest alignment that is read.
 const MAX_ALIGNMENT: u64 = 1 << 16;
 
 /// The key whose value does nothing but move the tensors to where blocks can be shared.

@@ -1,13 +1,11 @@
 //! The order of a head's rows in q and k projections, which differs between Hugging Face and GGUF.
-//!
-//! Rotary embeddings turn pairs of a head's elements. Hugging Face pairs element `i` with element `i + d/2`,
-//! llama.cpp's `llama` architecture neighbours, and its converter moves the rows of the matrices
-//! accordingly: row `i + h·d/2` of a head of `d` rows, `h` 0 or 1, becomes row `2·i + h`.
+
+use checkpoint::gguf::architecture::{gguf_row, hf_row};
 
 /// An order of the rows of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// Hugging Face's: the first halves of all pairs, then the second ones.
+    /// Hugging Face's: the first halves of all pairs that rotary embeddings turn, then the second.
     Halves,
     /// GGUF's in the `llama` architecture: pair behind pair.
     Pairs,
@@ -36,17 +34,16 @@ impl Rows {
     pub(super) fn canonical(&self, row: usize) -> usize {
         match self.from {
             RowOrder::Halves => row,
-            RowOrder::Pairs => row % 2 * (self.head_rows / 2) + row / 2,
+            RowOrder::Pairs => hf_row(row, self.head_rows),
         }
     }
 
     /// The row of its head in the target that row `row` of the source becomes.
     pub(super) fn target(&self, row: usize) -> usize {
         let row = self.canonical(row);
-        let half = self.head_rows / 2;
         match self.to {
             RowOrder::Halves => row,
-            RowOrder::Pairs => row % half * 2 + row / half,
+            RowOrder::Pairs => gguf_row(row, self.head_rows),
         }
     }
 }

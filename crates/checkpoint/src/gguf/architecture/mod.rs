@@ -5,6 +5,11 @@
 //! one to Gemma's norms. The settings that no key states, because llama.cpp's loader has them built
 //! in, stand here too. Facts are those of llama.cpp's loader and its converter.
 
+mod rows;
+mod table;
+
+pub use self::rows::{gguf_row, hf_row};
+use self::table::ARCHITECTURES;
 use super::error::GgufError;
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
@@ -35,14 +40,17 @@ pub struct Architecture {
     pub states_vocab_size: bool,
     /// What a missing `rope_theta` means to transformers; in GGUF files it is always 10,000.
     pub default_rope_theta: f64,
+    /// What a missing base for the layers with a window means, where these have one of their own.
+    pub local_rope_theta: Option<f64>,
     /// Whether the base of RoPE is written although it is llama.cpp's default.
     pub writes_rope_theta: bool,
     /// The ways of stretching RoPE that llama.cpp's loader has for it, by transformers' names.
     pub rope_types: &'static [&'static str],
     /// What it makes of a sliding window.
     pub window: Window,
-    /// The caps of logits that it has.
-    pub softcaps: &'static [&'static str],
+    /// The caps of logits that it has, by the key in both forms, and what it takes where none is
+    /// stated in a file.
+    pub softcaps: &'static [(&'static str, Option<f64>)],
     /// Gemma's attention scale; the others divide by the root of the head's size.
     pub query_scale: Option<QueryScale>,
 }
@@ -54,6 +62,17 @@ pub struct Model {
     pub model_type: &'static str,
     /// Its class, as in `architectures`.
     pub class: &'static str,
+    /// The biases that it can have; every layer has all of a group, or none does.
+    pub biases: &'static [Biases],
+}
+
+/// Biases that come together.
+#[derive(Debug)]
+pub struct Biases {
+    /// The key of `config.json` that promises them; `None`: they are always there.
+    pub key: Option<&'static str>,
+    /// The modules that have one.
+    pub modules: &'static [&'static str],
 }
 
 /// What llama.cpp makes of a sliding window.
@@ -65,25 +84,45 @@ pub enum Window {
     Gated,
     /// As [`Window::Ignored`], and its converter writes 0 where there is none.
     Noted,
-    /// All layers have it but the last of each group of so many.
-    Period(usize),
+    /// All layers have it but the last of each group.
+    Period {
+        /// The layers of a group.
+        layers: u64,
+        /// The window where the metadata have none; `None`: then no layer has one.
+        default: Option<u64>,
+    },
 }
 
 /// Gemma's attention scale, which llama.cpp takes from the number of layers.
 #[derive(Debug)]
 pub struct QueryScale {
     /// With so many layers it is the root of `hidden_size / num_attention_heads`, else of `head_dim`.
-    pub layers_of_the_largest: usize,
+    pub layers_of_the_largest: u64,
+}
+
+impl QueryScale {
+    /// `query_pre_attn_scalar`, by whose root llama.cpp divides.
+    #[must_use]
+    pub fn scalar(&self, layers: u64, hidden_size: u64, num_heads: u64, head_dim: u64) -> u64 {
+        if layers == self.layers_of_the_largest { hidden_size / num_heads } else { head_dim }
+    }
 }
 
 /// A tensor in both forms, without `.weight` or `.bias`.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Pair {
     gguf: &'static str,
     hf: &'static str,
     change: Change,
     /// Whether it may have a bias too.
     bias: bool,
+}
+
+impl Pair {
+    /// Whether it is the output matrix, which models may share with the embeddings.
+    pub(super) fn is_output(&self) -> bool {
+        self.hf == "lm_head"
+    }
 }
 
 /// What happens to a tensor's numbers on the way from Hugging Face to GGUF.
@@ -168,177 +207,6 @@ const DROPPED_FROM_GGUF: [&str; 1] = ["attn_rot_embd.weight"];
 const DROPPED_FROM_HF: [&str; 3] =
     [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"];
 
-const fn same(gguf: &'static str, hf: &'static str) -> Pair {
-    Pair { gguf, hf, change: Change::None, bias: false }
-}
-
-const fn plus_one(gguf: &'static str, hf: &'static str) -> Pair {
-    Pair { change: Change::PlusOne, ..same(gguf, hf) }
-}
-
-const fn interleaved(gguf: &'static str, hf: &'static str, heads: Heads) -> Pair {
-    Pair { change: Change::Interleaved(heads), ..same(gguf, hf) }
-}
-
-/// It may have a bias too.
-const fn biased(pair: Pair) -> Pair {
-    Pair { bias: true, ..pair }
-}
-
-const LLAMA: Architecture = Architecture {
-    name: "llama",
-    models: &[
-        Model { model_type: "llama", class: "LlamaForCausalLM" },
-        Model { model_type: "mistral", class: "MistralForCausalLM" },
-    ],
-    globals: &[
-        same("token_embd", "model.embed_tokens"),
-        same("output_norm", "model.norm"),
-        same("output", "lm_head"),
-    ],
-    layer: &[
-        same("attn_norm", "input_layernorm"),
-        biased(interleaved("attn_q", "self_attn.q_proj", Heads::Queries)),
-        biased(interleaved("attn_k", "self_attn.k_proj", Heads::KeysValues)),
-        biased(same("attn_v", "self_attn.v_proj")),
-        biased(same("attn_output", "self_attn.o_proj")),
-        same("ffn_norm", "post_attention_layernorm"),
-        biased(same("ffn_gate", "mlp.gate_proj")),
-        biased(same("ffn_up", "mlp.up_proj")),
-        biased(same("ffn_down", "mlp.down_proj")),
-    ],
-    activation: ("hidden_act", "silu"),
-    states_head_dim: true,
-    states_vocab_size: true,
-    default_rope_theta: 10_000.0,
-    writes_rope_theta: true,
-    rope_types: &["linear", "yarn", "llama3"],
-    window: Window::Ignored,
-    softcaps: &[],
-    query_scale: None,
-};
-
-const QWEN2: Architecture = Architecture {
-    name: "qwen2",
-    models: &[Model { model_type: "qwen2", class: "Qwen2ForCausalLM" }],
-    layer: &[
-        same("attn_norm", "input_layernorm"),
-        biased(same("attn_q", "self_attn.q_proj")),
-        biased(same("attn_k", "self_attn.k_proj")),
-        biased(same("attn_v", "self_attn.v_proj")),
-        same("attn_output", "self_attn.o_proj"),
-        same("ffn_norm", "post_attention_layernorm"),
-        same("ffn_gate", "mlp.gate_proj"),
-        same("ffn_up", "mlp.up_proj"),
-        same("ffn_down", "mlp.down_proj"),
-    ],
-    states_head_dim: false,
-    states_vocab_size: false,
-    rope_types: &["linear", "yarn"],
-    window: Window::Gated,
-    ..LLAMA
-};
-
-const QWEN3: Architecture = Architecture {
-    name: "qwen3",
-    models: &[Model { model_type: "qwen3", class: "Qwen3ForCausalLM" }],
-    layer: &[
-        same("attn_norm", "input_layernorm"),
-        same("attn_q", "self_attn.q_proj"),
-        same("attn_q_norm", "self_attn.q_norm"),
-        same("attn_k", "self_attn.k_proj"),
-        same("attn_k_norm", "self_attn.k_norm"),
-        same("attn_v", "self_attn.v_proj"),
-        same("attn_output", "self_attn.o_proj"),
-        same("ffn_norm", "post_attention_layernorm"),
-        same("ffn_gate", "mlp.gate_proj"),
-        same("ffn_up", "mlp.up_proj"),
-        same("ffn_down", "mlp.down_proj"),
-    ],
-    states_head_dim: true,
-    ..QWEN2
-};
-
-/// Its loader always takes the embeddings as the output matrix.
-const GEMMA2: Architecture = Architecture {
-    name: "gemma2",
-    models: &[Model { model_type: "gemma2", class: "Gemma2ForCausalLM" }],
-    globals: &[same("token_embd", "model.embed_tokens"), plus_one("output_norm", "model.norm")],
-    layer: &[
-        plus_one("attn_norm", "input_layernorm"),
-        same("attn_q", "self_attn.q_proj"),
-        same("attn_k", "self_attn.k_proj"),
-        same("attn_v", "self_attn.v_proj"),
-        same("attn_output", "self_attn.o_proj"),
-        plus_one("post_attention_norm", "post_attention_layernorm"),
-        plus_one("ffn_norm", "pre_feedforward_layernorm"),
-        same("ffn_gate", "mlp.gate_proj"),
-        same("ffn_up", "mlp.up_proj"),
-        same("ffn_down", "mlp.down_proj"),
-        plus_one("post_ffw_norm", "post_feedforward_layernorm"),
-    ],
-    activation: ("hidden_activation", "gelu_pytorch_tanh"),
-    states_vocab_size: false,
-    writes_rope_theta: false,
-    rope_types: &[],
-    window: Window::Period(2),
-    softcaps: &["attn_logit_softcapping", "final_logit_softcapping"],
-    query_scale: Some(QueryScale { layers_of_the_largest: 46 }),
-    ..LLAMA
-};
-
-const GEMMA3: Architecture = Architecture {
-    name: "gemma3",
-    models: &[Model { model_type: "gemma3_text", class: "Gemma3ForCausalLM" }],
-    globals: &[
-        same("token_embd", "model.embed_tokens"),
-        plus_one("output_norm", "model.norm"),
-        same("output", "lm_head"),
-    ],
-    layer: &[
-        plus_one("attn_norm", "input_layernorm"),
-        same("attn_q", "self_attn.q_proj"),
-        plus_one("attn_q_norm", "self_attn.q_norm"),
-        same("attn_k", "self_attn.k_proj"),
-        plus_one("attn_k_norm", "self_attn.k_norm"),
-        same("attn_v", "self_attn.v_proj"),
-        same("attn_output", "self_attn.o_proj"),
-        plus_one("post_attention_norm", "post_attention_layernorm"),
-        plus_one("ffn_norm", "pre_feedforward_layernorm"),
-        same("ffn_gate", "mlp.gate_proj"),
-        same("ffn_up", "mlp.up_proj"),
-        same("ffn_down", "mlp.down_proj"),
-        plus_one("post_ffw_norm", "post_feedforward_layernorm"),
-    ],
-    default_rope_theta: 1_000_000.0,
-    writes_rope_theta: true,
-    rope_types: &["linear"],
-    window: Window::Period(6),
-    softcaps: &["final_logit_softcapping"],
-    query_scale: Some(QueryScale { layers_of_the_largest: 62 }),
-    ..GEMMA2
-};
-
-const PHI3: Architecture = Architecture {
-    name: "phi3",
-    models: &[Model { model_type: "phi3", class: "Phi3ForCausalLM" }],
-    layer: &[
-        same("attn_norm", "input_layernorm"),
-        same("attn_qkv", "self_attn.qkv_proj"),
-        same("attn_output", "self_attn.o_proj"),
-        same("ffn_norm", "post_attention_layernorm"),
-        same("ffn_up", "mlp.gate_up_proj"),
-        same("ffn_down", "mlp.down_proj"),
-    ],
-    states_head_dim: false,
-    states_vocab_size: false,
-    rope_types: &["longrope"],
-    window: Window::Noted,
-    ..LLAMA
-};
-
-const ARCHITECTURES: &[Architecture] = &[LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3];
-
 impl Architecture {
     /// The architecture that a file's metadata names.
     pub fn of_metadata(metadata: &Metadata) -> Result<&'static Self> {
@@ -392,6 +260,18 @@ impl Architecture {
         let own = own.unwrap_or(name);
         let (pair, ending) = self.pair(layer.is_some(), own, |pair| pair.hf)?;
         Some(translated(layer, LAYERS.0, pair.gguf, ending, pair.change))
+    }
+
+    /// The tensors outside the layers that llama.cpp's loader asks for.
+    pub(super) fn required_globals(&self) -> impl Iterator<Item = String> {
+        let required = self.globals.iter().filter(|pair| !pair.is_output());
+        required.map(|pair| format!("{}.weight", pair.gguf))
+    }
+
+    /// The tensors of a layer that llama.cpp's loader asks for.
+    pub(super) fn required_in_layer(&self, layer: u64) -> impl Iterator<Item = String> {
+        let (blocks, pairs) = (LAYERS.0, self.layer);
+        pairs.iter().map(move |pair| format!("{blocks}.{layer}.{}.weight", pair.gguf))
     }
 
     /// The entry of the table for `name`, and whether it is the weight or the bias.
@@ -450,39 +330,10 @@ pub fn is_always_f32(gguf_name: &str, num_dims: usize) -> bool {
     num_dims <= 1 || gguf_name.ends_with("_norm.weight")
 }
 
-/// Where Hugging Face has the row that is number `gguf_row` in a file of [`Change::Interleaved`].
-///
-/// RoPE turns pairs of a head's numbers. Hugging Face pairs number i of the head's first half with
-/// number i of its second half; llama.cpp's `llama` pairs neighbours, 2i with 2i + 1. So within the
-/// `head_dim` rows of each head, GGUF's rows are those of Hugging Face in the order
-/// 0, d/2, 1, d/2 + 1, …
-#[must_use]
-pub fn hf_row(gguf_row: usize, head_dim: usize) -> usize {
-    let (head, row) = (gguf_row / head_dim, gguf_row % head_dim);
-    head * head_dim + row % 2 * (head_dim / 2) + row / 2
-}
-
-/// Where a file of [`Change::Interleaved`] has the row that is number `hf_row` to Hugging Face.
-#[must_use]
-pub fn gguf_row(hf_row: usize, head_dim: usize) -> usize {
-    let (head, row) = (hf_row / head_dim, hf_row % head_dim);
-    head * head_dim + row % (head_dim / 2) * 2 + row / (head_dim / 2)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::table::{GEMMA2, LLAMA};
     use super::*;
-
-    #[test]
-    fn rows_go_there_and_back() {
-        for head_dim in [2, 4, 6, 128] {
-            for row in 0..3 * head_dim {
-                assert_eq!(gguf_row(hf_row(row, head_dim), head_dim), row, "{head_dim}");
-            }
-        }
-        let rows: Vec<usize> = (0..8).map(|row| hf_row(row, 8)).collect();
-        assert_eq!(rows, [0, 4, 1, 5, 2, 6, 3, 7]);
-    }
 
     #[test]
     fn names_that_are_only_like_a_layers_are_unknown() {
