@@ -3,6 +3,7 @@
 
     python3 scripts/check_tokenizers.py MISTRAL SMOLLM2 --text wikipedia.txt jargon.txt
     python3 scripts/check_tokenizers.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --reference SMOLLM2
+    python3 scripts/check_tokenizers.py --names LLAMA3
 
 MISTRAL and SMOLLM2 are folders with a tokenizer.json. Each is written as a GGUF file and that as a
 folder again; a GGUF file is written as a folder. What must hold, or the exit code is 1, on 1,000
@@ -14,6 +15,11 @@ documents or more:
     - with --gguf and --reference, the folder gives the ids of the reference folder, which other code
       has made
 
+With --names the vocabulary of one folder (byte-level; better one with numbers of several digits) is
+written, by the gguf package, under each name of a pre-tokenizer in the table of the crate, and
+tokenizers must give llama.cpp's ids for the folder made of it. Where the table says that llama.cpp
+differs from the published regex, the number of differing documents is shown only.
+
 Half of the documents are cut from the files of --text; the others are put together, with a fixed seed,
 from Korean, Japanese, Chinese, Arabic, Hindi, Thai, emoji (joined, with skin tones, flags), code, runs
 of spaces, tabs and line ends, combining marks, NUL and odd white space. Without --text all are.
@@ -22,8 +28,8 @@ llama.cpp does not compose characters (NFC) and knows categories of characters f
 so --tolerate N lets it differ on N documents; the first differences are shown all the same. --nfc
 composes the documents first.
 
-Needs transformers and tokenizers, llama_cpp if it is there (made with 5.23, 0.23.3 and 0.3.36), and the
-example of the crate: cargo build --release -p checkpoint --example translate_tokenizer
+Needs transformers and tokenizers, llama_cpp and gguf if they are there (made with 5.23, 0.23.3, 0.3.36
+and 0.19.0), and the example of the crate: cargo build --release -p checkpoint --example translate_tokenizer
 Exit codes: 0 equal, 1 not, 2 could not check.
 """
 
@@ -31,6 +37,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -117,6 +124,9 @@ def main():
                 reference = AutoTokenizer.from_pretrained(args.reference)
                 compare(check, reference, tokenizer, documents, f"as {args.reference}")
             compare_llama_cpp(check, tokenizer, args.gguf, documents, args.tolerate)
+        if args.names:
+            print(f"\n{args.names}")
+            check_names(check, args, documents, Path(tmp))
     print(f"\n{'not equal' if failures else 'equal'}")
     sys.exit(1 if failures else 0)
 
@@ -128,6 +138,7 @@ def parse_args():
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--gguf", type=Path)
     parser.add_argument("--reference", type=Path, help="what the folder made of --gguf must equal")
+    parser.add_argument("--names", type=Path, metavar="FOLDER", help="check every pre-tokenizer")
     parser.add_argument("--text", nargs="+", type=Path, default=[], metavar="FILE")
     parser.add_argument("--nfc", action="store_true", help="compose the documents' characters")
     parser.add_argument("--rows", type=int, help="of the embedding; default: as many as tokens")
@@ -139,8 +150,8 @@ def parse_args():
         "--program", default="target/release/examples/translate_tokenizer", metavar="PATH"
     )
     args = parser.parse_args()
-    if not args.folders and not args.gguf:
-        parser.error("give a folder, or --gguf FILE")
+    if not args.folders and not args.gguf and not args.names:
+        parser.error("give a folder, --gguf FILE or --names FOLDER")
     return args
 
 
@@ -208,6 +219,48 @@ def compare_llama_cpp(check, tokenizer, gguf, documents, tolerated):
         len(unlike) <= tolerated,
         f"llama.cpp: {len(unlike)} of {len(documents)} documents differ",
     )
+
+
+def check_names(check, args, documents, tmp):
+    import gguf
+
+    model = json.loads((args.names / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    # The folder composes characters where published ones do; llama.cpp never does.
+    documents = [unicodedata.normalize("NFC", document) for document in documents]
+    for name, differs in names_of_table():
+        file, folder = tmp / "named.gguf", tmp / "named"
+        writer = gguf.GGUFWriter(file, "llama")
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(name)
+        writer.add_token_list(tokens)
+        writer.add_token_types([gguf.TokenType.NORMAL] * len(tokens))
+        writer.add_token_merges(merges)
+        writer.add_add_bos_token(False)
+        # llama.cpp's defaults are ids of some model of old.
+        writer.add_bos_token_id(len(tokens) - 1)
+        writer.add_eos_token_id(len(tokens) - 1)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        translate(args.program, file, folder)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        model = quietly(lambda: llama_cpp.Llama(str(file), vocab_only=True, verbose=False))
+        unlike = sum(
+            tokenizer.encode(d, add_special_tokens=False).ids
+            != model.tokenize(d.encode(), add_bos=False, special=False)
+            for d in documents
+        )
+        check(differs or not unlike, f"{name}: {unlike} of {len(documents)} documents differ")
+
+
+def names_of_table():
+    """Names, and whether llama.cpp is known to differ, in the order of the table."""
+    source = Path(__file__).parent / "../crates/checkpoint/src/gguf/tokenizer/pre_tokenizer.rs"
+    table = source.read_text(encoding="utf-8").split("static TABLE")[1].split("\n];")[0]
+    for entry in table.split("plain(")[1:]:
+        yield re.search(r'"([^"]+)"', entry).group(1), ".but(" in entry
 
 
 def show(unlike, pair, tokenizer):

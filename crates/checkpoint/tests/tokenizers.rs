@@ -221,6 +221,47 @@ fn a_text_may_end_with_eos() {
 }
 
 #[test]
+fn merges_stand_in_for_scores_that_say_nothing() {
+    let mut metadata = metadata("pieces.gguf");
+    let expected = from_metadata(&metadata, PIECES_ROWS).unwrap().files;
+    let merges = merges(&serde_json::from_str(&expected[0].1).unwrap());
+    let lines: Vec<String> = merges.iter().map(|(l, r)| format!("{l} {r}")).collect();
+    metadata.set("tokenizer.ggml.merges", &lines);
+    metadata.set("tokenizer.ggml.scores", &vec![-1000_f32; PIECES_ROWS]);
+    assert_eq!(from_metadata(&metadata, PIECES_ROWS).unwrap().files, expected);
+}
+
+#[test]
+fn a_piece_that_is_found_first_is_written_with_its_spaces() {
+    let mut files = TokenizerFiles::read(&fixture("pieces")).unwrap();
+    let mut tokenizer = fixture_json("pieces/tokenizer.json");
+    let text = tokenizer["model"]["merges"][1].as_array().unwrap().clone();
+    let text = text.iter().map(|part| part.as_str().unwrap()).collect::<String>();
+    let id = tokenizer["model"]["vocab"][&text].clone();
+    let added = json!({ "id": id, "content": text, "special": false });
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
+    files.texts.insert("tokenizer.json".to_owned(), tokenizer.to_string());
+    let (metadata, _) = translated(&files, PIECES_ROWS).unwrap();
+    let id = usize::try_from(id.as_u64().unwrap()).unwrap();
+    let value = |key: &str| metadata.array(key).unwrap().unwrap().iter().nth(id).unwrap();
+    assert_eq!(text, "▁th");
+    assert_eq!(value("tokenizer.ggml.tokens").as_str(), Some(" th"));
+    assert_eq!(value("tokenizer.ggml.token_type").as_u64(), Some(4));
+}
+
+#[test]
+fn tokens_that_only_the_config_names_are_kept() {
+    let mut files = TokenizerFiles::read(&fixture("bytes")).unwrap();
+    let mut config = fixture_json("bytes/tokenizer_config.json");
+    config["added_tokens_decoder"] = json!({ "302": { "content": "<late>", "special": true } });
+    files.texts.insert("tokenizer_config.json".to_owned(), config.to_string());
+    let (metadata, _) = translated(&files, BYTES_ROWS).unwrap();
+    let tokens = metadata.array("tokenizer.ggml.tokens").unwrap().unwrap();
+    let tail: Vec<_> = tokens.iter().skip(300).map(|token| token.as_str().unwrap()).collect();
+    assert_eq!(tail, ["<think>", "[PAD301]", "<late>", "[PAD303]"]);
+}
+
+#[test]
 fn no_tokenizer_is_a_note_on_both_ways() {
     let (none, notes) = translated(&TokenizerFiles::default(), 10).unwrap();
     assert!(notes[0].contains("no tokenizer"), "{notes:?}");

@@ -103,19 +103,19 @@ fn sentence_pieces(metadata: &Metadata, num_rows: usize) -> Result<TokenizerFold
     let mut vocabulary = Vocabulary::of_metadata(metadata, num_rows)?;
     let defaults = Defaults { roles: &[("bos", 1), ("eos", 2), ("unk", 0)], add_bos: true };
     let special = SpecialTokens::of_metadata(metadata, &defaults, &mut vocabulary)?;
-    let merges = match merges::of_metadata(metadata, &vocabulary)? {
-        Some(merges) => merges,
-        None if metadata.array(SCORES_KEY)?.is_none() => {
-            return Err(failed(TokenizerError::KeyMissing { key: SCORES_KEY }));
-        }
-        None if !merges::scores_say_something(&vocabulary) => {
-            let what = format!(
-                "`{SCORES_KEY}` has one value for all tokens, which does not say in which order \
-                 they are merged"
-            );
-            return Err(failed(TokenizerError::NotTranslated { what }));
-        }
-        None => merges::of_scores(&vocabulary),
+    let has_scores = metadata.array(SCORES_KEY)?.is_some();
+    let merges = if has_scores && merges::scores_say_something(&vocabulary) {
+        merges::of_scores(&vocabulary)
+    } else if let Some(merges) = merges::of_metadata(metadata, &vocabulary)? {
+        merges
+    } else if has_scores {
+        let what = format!(
+            "`{SCORES_KEY}` has one value for all tokens, which does not say in which order they \
+             are merged"
+        );
+        return Err(failed(TokenizerError::NotTranslated { what }));
+    } else {
+        return Err(failed(TokenizerError::KeyMissing { key: SCORES_KEY }));
     };
     let mut notes = Vec::new();
     if metadata.bool(REMOVE_SPACES_KEY)? == Some(true) {

@@ -33,16 +33,19 @@ pub(super) fn of_metadata(
         let wrong = || metadata.wrong(MERGES_KEY, "pairs of tokens", &shown(value));
         merges.push(parts.ok_or_else(wrong)?);
     }
-    check(&merges, vocabulary)
+    check(&merges, |text| vocabulary.id(text).is_some())
         .map_err(|source| Error::Tokenizer { path: metadata.path().to_owned(), source })?;
     Ok(Some(merges))
 }
 
 /// Refuses a merge of what is no token, or into what is none: `tokenizers` does not load it.
-pub(super) fn check(merges: &[Merge], vocabulary: &Vocabulary) -> Result<(), TokenizerError> {
+pub(super) fn check(
+    merges: &[Merge],
+    is_token: impl Fn(&str) -> bool,
+) -> Result<(), TokenizerError> {
     for (index, (left, right)) in merges.iter().enumerate() {
         for text in [left, right, &format!("{left}{right}")] {
-            if vocabulary.id(text).is_none() {
+            if !is_token(text) {
                 let merge = format!("{left} {right}");
                 return Err(TokenizerError::Merge { index, merge, missing: text.clone() });
             }

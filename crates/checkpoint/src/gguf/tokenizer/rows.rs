@@ -7,7 +7,7 @@ use super::error::TokenizerError;
 use super::tokenizer_files::content;
 use super::vocabulary::{Token, TokenType, Vocabulary, padding_text};
 
-/// Rows of the embedding that get their tokens one by one.
+/// What is known of each row.
 pub(super) struct Rows(pub(super) Vec<Option<Token>>);
 
 impl Rows {

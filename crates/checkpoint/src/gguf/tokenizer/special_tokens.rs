@@ -1,12 +1,12 @@
 //! Tokens with a part to play: the first of a text, the last, and the like.
 
+use serde_json::Value;
+
 use super::error::TokenizerError;
 use super::tokenizer_files::{
     CONFIG, Configs, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles, content,
 };
 use super::vocabulary::{TokenType, Vocabulary};
-use serde_json::Value;
-
 use crate::error::{Error, Result};
 use crate::gguf::metadata::Metadata;
 
@@ -98,7 +98,9 @@ impl SpecialTokens {
         Ok(special)
     }
 
-    /// The special tokens of a folder; `around` are the tokens that the post-processor puts around a text.
+    /// The special tokens of a folder.
+    ///
+    /// `around` are the tokens that the post-processor puts before and behind a text.
     pub(super) fn of_folder(
         files: &TokenizerFiles,
         configs: &Configs,

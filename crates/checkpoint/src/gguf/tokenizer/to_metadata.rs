@@ -101,7 +101,6 @@ fn byte_level(
     rows.put_missing(&configs.tokenizer["added_tokens_decoder"])?;
     let vocabulary = rows.finish()?;
     let merges = &tokenizer.model.merges;
-    merges::check(merges, &vocabulary)?;
 
     let nfc = tokenizer.is_nfc()?;
     let ignore_merges = tokenizer.model.ignore_merges;
@@ -115,7 +114,7 @@ fn byte_level(
     {
         let what = format!(
             "`ignore_merges` is {ignore_merges}, but {} for llama.cpp's pre-tokenizer `{}`; \
-                 it would cut {text:?} in another way",
+             it would cut {text:?} in another way",
             best.ignore_merges, best.name
         );
         return Err(TokenizerError::NotTranslated { what });
@@ -150,7 +149,6 @@ fn sentence_pieces(
     let failed = |source| files.failed(TOKENIZER, source);
     let spaces = tokenizer.spaces().map_err(failed)?;
     let mut vocabulary = tokens_of_json(tokenizer, configs, num_rows).map_err(failed)?;
-    merges::check(&tokenizer.model.merges, &vocabulary).map_err(failed)?;
     if !tokenizer.model.byte_fallback {
         let what = "its model neither is byte-level nor falls back to bytes".to_owned();
         return Err(failed(TokenizerError::NotTranslated { what }));

@@ -1,5 +1,6 @@
 //! `tokenizer.json` as far as a GGUF file can say it.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::SPACE;
 use super::error::TokenizerError;
-use super::merges::Merge;
+use super::merges::{self, Merge};
 use crate::error::{Error, Result};
 use crate::json::Entries;
 
@@ -136,6 +137,9 @@ impl TokenizerJson {
                 },
             });
         }
+        let texts: HashSet<&str> = model.vocab.0.iter().map(|(text, _)| text.as_str()).collect();
+        merges::check(&merges, |text| texts.contains(text))
+            .map_err(|source| Error::Tokenizer { path: path.to_owned(), source })?;
         Ok(Self {
             added_tokens: wire.added_tokens,
             normalizer: wire.normalizer,
