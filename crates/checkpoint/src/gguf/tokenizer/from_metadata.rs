@@ -29,7 +29,9 @@ pub struct TokenizerFolder {
 pub fn from_metadata(metadata: &Metadata, num_rows: usize) -> Result<TokenizerFolder> {
     let failed = |source| Error::Tokenizer { path: metadata.path().to_owned(), source };
     let missing = |key| failed(TokenizerError::KeyMissing { key });
-    match metadata.str(MODEL_KEY)?.ok_or_else(|| missing(MODEL_KEY))? {
+    let has_keys = metadata.keys().any(|key| key.starts_with("tokenizer.ggml."));
+    let model = metadata.str(MODEL_KEY)?.or_else(|| (!has_keys).then_some("none"));
+    match model.ok_or_else(|| missing(MODEL_KEY))? {
         "llama" => sentence_pieces(metadata, num_rows),
         "gpt2" => {
             let name = metadata.str(PRE_KEY)?.ok_or_else(|| missing(PRE_KEY))?;
