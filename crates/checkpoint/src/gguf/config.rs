@@ -14,7 +14,7 @@ use super::header::HeaderTensor;
 use super::keys::Keys;
 use super::metadata::Metadata;
 use super::rope::{DEFAULT_ORIGINAL, Extent, Rope, RopeFactors, Scaling, long_attention};
-use super::settings::{Setting, Settings, fill};
+use super::settings::{Setting, Settings, object};
 use crate::error::Result;
 use crate::json::Object;
 
@@ -74,7 +74,6 @@ pub fn config_from_metadata(
         keys.same_in_layers("attention.head_count_kv", num_layers)?.unwrap_or(num_heads);
     let head_dim = head_dim(&keys, hidden_size, num_heads)?;
     let extent = Extent { head_dim, max_position_embeddings: keys.required("context_length")? };
-    let rope = Rope::of_metadata(&keys, extent, &facts.rope)?;
     refuse_other_arithmetic(&keys)?;
 
     let (activation, function) = architecture.activation;
@@ -99,19 +98,18 @@ pub fn config_from_metadata(
     {
         settings.insert("head_dim", json!(head_dim).into());
     }
+    agreement::check_shapes(&keys, &object(&settings), facts.tensors)?;
+    let rope = Rope::of_metadata(&keys, extent, &facts.rope)?;
     write_biases(&mut settings, &keys, model, num_layers, facts.tensors)?;
     write_rope(&mut settings, &keys, &rope, extent)?;
     write_window(&mut settings, &keys, window, num_layers)?;
     write_gemma(&mut settings, &keys, [num_layers, hidden_size, num_heads, head_dim])?;
     write_special_tokens(&mut settings, &keys, vocab_size, &mut notes);
 
-    let mut config = Object::default();
-    fill(&mut config, &settings);
-    agreement::check_shapes(&keys, &config, facts.tensors)?;
     for key in keys.unasked() {
         notes.push(format!("`{key}` has no counterpart in config.json and is left out"));
     }
-    Ok(Described { config, notes })
+    Ok(Described { config: object(&settings), notes })
 }
 
 /// The size of a head, which no architecture here lets differ between keys and values.
@@ -220,15 +218,6 @@ fn write_rope(settings: &mut Settings, keys: &Keys, rope: &Rope, extent: Extent)
     }
     let takes_long = architecture.rope_types.contains(&"longrope");
     if rope.dimension != extent.head_dim {
-        if !takes_long {
-            return Err(keys.not_translated(format!(
-                "`{}` is {}, but a head has {}, and `{}` turns all of it",
-                keys.key("rope.dimension_count"),
-                rope.dimension,
-                extent.head_dim,
-                architecture.name
-            )));
-        }
         let factor = rope.dimension as f64 / extent.head_dim as f64;
         settings.insert("partial_rotary_factor", Setting::Float(factor));
     }

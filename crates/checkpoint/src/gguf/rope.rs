@@ -75,11 +75,13 @@ impl Rope {
         let theta = keys.f64("rope.freq_base")?.unwrap_or(DEFAULT_THETA);
         let local = keys.f64("rope.freq_base_swa")?;
         let dimension = keys.u64("rope.dimension_count")?.unwrap_or(extent.head_dim);
-        if dimension > extent.head_dim {
+        let turns_a_part = keys.architecture.rope_types.contains(&"longrope");
+        if dimension > extent.head_dim || (dimension != extent.head_dim && !turns_a_part) {
             return Err(keys.contradiction(format!(
-                "`{}` is {dimension}, but a head has {}",
+                "`{}` is {dimension}, but a head has {}{}",
                 keys.key("rope.dimension_count"),
-                extent.head_dim
+                extent.head_dim,
+                if turns_a_part { "" } else { ", all of which are turned" }
             )));
         }
         let scaling = scaling_of_metadata(keys, extent, theta, dimension, tensors)?;

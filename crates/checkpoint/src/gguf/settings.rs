@@ -25,8 +25,14 @@ impl From<Value> for Setting {
     }
 }
 
-/// Writes the settings as JSON into `object`.
-pub(super) fn fill(object: &mut Object, settings: &Settings) {
+/// The settings as JSON.
+pub(super) fn object(settings: &Settings) -> Object {
+    let mut object = Object::default();
+    fill(&mut object, settings);
+    object
+}
+
+fn fill(object: &mut Object, settings: &Settings) {
     for (key, setting) in settings {
         match setting {
             Setting::Value(value) => object.set(key, value),
