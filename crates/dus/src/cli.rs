@@ -69,7 +69,7 @@ pub(crate) struct RecipeArgs {
     /// Write the config of another architecture: llama, for Mistral weights
     #[arg(long, value_name = "NAME")]
     architecture: Option<String>,
-    /// Cast floating-point tensors: float16, bfloat16 or float32, or q8_0 in a GGUF file [default: as
+    /// Cast floating-point tensors: float16, bfloat16 or float32, or `q8_0` in a GGUF file [default: as
     /// in the base; quantised tensors of a GGUF file become float16 in a folder]
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<String>,

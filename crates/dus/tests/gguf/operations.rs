@@ -242,7 +242,6 @@ fn norms_beside_blocks_have_every_operation() {
 
 /// Casts of plain numbers: matrices become what is asked for, norms stay F32.
 #[test]
-#[ignore = "waits for the config that is derived from the metadata: a cast asks it for the heads"]
 fn plain_numbers_are_cast() {
     let place = Place::with(&TinyGguf::of("F32"));
     for (dtype, kind) in [("float16", "F16"), ("bfloat16", "BF16"), ("q8_0", "Q8_0")] {
