@@ -9,16 +9,20 @@ use crate::arithmetic::CastReport;
 use crate::blueprint::Blueprint;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::finished::Finished;
 use crate::folder_files;
+use crate::journal::{self, Journal, Record};
+use crate::journal_head::Head;
 use crate::manifest::Manifest;
-use crate::movement::{self, CopyMode, Filled, Moved};
+use crate::movement::{self, CopyMode, Files, Filled, Moved};
 use crate::new_file::NewFile;
 use crate::open_file::{OpenFile, open_files};
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Form, TensorType};
 use crate::settings;
-use crate::shards::ShardLayout;
+use crate::shards::{Shard, ShardLayout};
+use crate::size::Bytes;
 use crate::splice::{Model, NewTensor};
 
 /// How a build is carried out; nothing here changes a tensor's bytes.
@@ -30,15 +34,21 @@ pub struct Options {
     pub force: bool,
     /// Write values that overflow in a cast as infinity.
     pub allow_overflow: bool,
+    /// Go on with a build that was interrupted, and leave what is done if this one is.
+    pub resume: bool,
 }
 
 /// What a build did.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Built {
     /// How many bytes went which way.
     pub moved: Moved,
+    /// How many an interrupted build had left, and were whole.
+    pub resumed: u64,
     /// What the cast lost.
     pub cast: CastReport,
+    /// What a user should hear of how it went.
+    pub notes: Vec<String>,
 }
 
 /// The room that a build needs, in bytes.
@@ -46,7 +56,8 @@ pub struct Built {
 pub struct Room {
     /// What it will write.
     pub needed: u64,
-    /// What is free where the output goes.
+    /// What is free where the output goes, with what an interrupted build holds there: that is kept,
+    /// or removed first.
     pub free: u64,
     /// Whether blocks can be shared with the source there.
     pub can_share: bool,
@@ -58,10 +69,32 @@ const SMALL_FILES_BYTES: u64 = 1 << 20;
 /// Room for a tensor's line in the index, beside its name.
 const INDEX_LINE_BYTES: u64 = 64;
 
-/// Measures the room for a build in the folder `dir`.
-pub fn room(blueprint: &Blueprint, dir: &Path, copy: CopyMode) -> Result<Room> {
+/// The bytes of a new file that a line of the journal speaks of, at least, where there are many.
+const STRETCH_BYTES: u64 = 1 << 20;
+
+/// A folder in which a build's files may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// The folder, which exists.
+    pub dir: &'a Path,
+    /// The bytes that an interrupted build holds there.
+    pub held: u64,
+}
+
+impl<'a> Site<'a> {
+    /// Where a build at `out` goes.
+    #[must_use]
+    pub fn of(out: &'a Output) -> Self {
+        let held = out.unfinished().map_or(0, |unfinished| unfinished.bytes);
+        Self { dir: out.existing_ancestor(), held }
+    }
+}
+
+/// Measures the room for a build.
+pub fn room(blueprint: &Blueprint, site: Site, copy: CopyMode) -> Result<Room> {
+    let Site { dir, held } = site;
     let failed = |source| Error::Io { path: dir.to_owned(), doing: "measured", source };
-    let free = disk::free_bytes(dir).map_err(failed)?;
+    let free = disk::free_bytes(dir).map_err(failed)?.saturating_add(held);
     let can_share = can_share(blueprint, dir)?;
     let side_bytes: u64 = blueprint.side_files.kept.iter().map(|file| file.bytes).sum();
     let shared = if can_share && matches!(copy, CopyMode::Auto | CopyMode::Reflink) {
@@ -70,8 +103,11 @@ pub fn room(blueprint: &Blueprint, dir: &Path, copy: CopyMode) -> Result<Room> {
         0
     };
     let line = |tensor: &NewTensor| tensor.name.len() as u64 + INDEX_LINE_BYTES;
-    let small_bytes = SMALL_FILES_BYTES + blueprint.splice.tensors.iter().map(line).sum::<u64>();
-    let needed = blueprint.layout.bytes() + side_bytes + small_bytes - shared;
+    let index_bytes: u64 = blueprint.splice.tensors.iter().map(line).sum();
+    let bytes = blueprint.layout.bytes();
+    let journal_bytes = bytes.div_ceil(STRETCH_BYTES) * journal::LINE_BYTES;
+    let small_bytes = SMALL_FILES_BYTES + index_bytes + journal_bytes;
+    let needed = bytes + side_bytes + small_bytes - shared;
     Ok(Room { needed, free, can_share })
 }
 
@@ -97,23 +133,24 @@ pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<
     let sources: Vec<_> = blueprint.sources().collect();
     let mut obstacles = out.obstacles(&sources, options.force);
     obstacles.extend(Manifest::new(blueprint, out.path()).err());
-    let dir = out.existing_ancestor();
-    if let Err(source) = disk::is_writable(dir) {
-        obstacles.push(Error::Io { path: dir.to_owned(), doing: "written into", source });
+    let site = Site::of(out);
+    if let Err(source) = disk::is_writable(site.dir) {
+        obstacles.push(Error::Io { path: site.dir.to_owned(), doing: "written into", source });
     }
-    obstacles.extend(obstacles_anywhere(blueprint, out.existing_ancestor(), options));
+    obstacles.extend(obstacles_anywhere(blueprint, site, options));
     obstacles
 }
 
-/// What stops a build of `blueprint` anywhere on the disk of the folder `dir`.
+/// What stops a build of `blueprint` anywhere on the disk of a folder.
 #[must_use]
-pub fn obstacles_anywhere(blueprint: &Blueprint, dir: &Path, options: &Options) -> Vec<Error> {
+pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) -> Vec<Error> {
+    let dir = site.dir;
     let mut obstacles = blueprint.obstacles();
     obstacles.extend(folder_files::obstacles(blueprint));
     for side in &blueprint.side_files.kept {
         obstacles.extend(OpenFile::open(side.path.clone()).err());
     }
-    match room(blueprint, dir, options.copy) {
+    match room(blueprint, site, options.copy) {
         Ok(room) if options.copy == CopyMode::Reflink && !room.can_share => {
             let source_file = blueprint.models[0].checkpoint.files()[0].path.clone();
             obstacles.push(Error::CannotShare { source_file, dir: dir.to_owned() });
@@ -132,7 +169,8 @@ pub fn obstacles_anywhere(blueprint: &Blueprint, dir: &Path, options: &Options) 
 
 /// Builds `blueprint` at `out`, and says how.
 ///
-/// Nothing appears at `out` unless it is complete.
+/// Nothing appears at `out` unless it is complete. If the build stops, nothing is left of it, but with
+/// [`Options::resume`] what is done stays, and the error is [`Error::Unfinished`].
 pub fn build(
     blueprint: &Blueprint,
     out: Output,
@@ -142,48 +180,130 @@ pub fn build(
     if let Some(obstacle) = obstacles(blueprint, &out, options).into_iter().next() {
         return Err(obstacle);
     }
-    let manifest = Manifest::new(blueprint, out.path())?;
-    let title = out.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let open = |model: &Model| open_files(&model.checkpoint);
-    let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
-
-    let partial = Partial::create(out)?;
-    let dir = partial.dir();
+    let path = out.path().to_owned();
+    let manifest = Manifest::new(blueprint, &path)?;
     let layout = layout(blueprint, &manifest)?;
-    let shards = create_shards(&layout, dir)?;
-    let Filled { moved, cast, overflow_in, inexact_in } = movement::fill(
-        &blueprint.splice,
-        &blueprint.models,
-        &layout,
-        &sources,
-        &shards,
-        options.copy,
-        watch,
-    )?;
-    if let Some(tensor) = overflow_in.filter(|_| !options.allow_overflow) {
-        let dtype = blueprint.recipe.dtype.map_or("its type", TensorType::name);
-        return Err(Error::Overflow { count: cast.overflowed, tensor, dtype });
+    let head = Head::new(&manifest, &blueprint.models, &layout)?;
+    let mut partial = Partial::lock(out)?;
+    partial.set_stays(options.resume);
+    let left = Record::read(partial.dir())?;
+    let note = note(left.as_ref(), &head, partial.found(), options.resume);
+    let begun = if options.resume { left } else { None };
+    if let Some(difference) = begun.as_ref().and_then(|begun| begun.head.difference(&head)) {
+        return Err(Error::OtherBuild { out: path, difference });
     }
-    if let Some(tensor) = inexact_in {
-        return Err(Error::Inexact { count: cast.inexact, tensor });
+    let work = Work { blueprint, manifest: &manifest, layout: &layout, head: &head };
+    match work.carry_out(&mut partial, begun, *options, watch) {
+        Ok(built) => Ok(Built { notes: note.into_iter().collect(), ..built }),
+        Err(error) if options.resume => match Record::read(partial.dir())? {
+            Some(record) if record.bytes() > 0 => {
+                let (dir, bytes) = (partial.dir().to_owned(), record.bytes());
+                Err(Error::Unfinished { out: path, partial: dir, bytes, source: Box::new(error) })
+            }
+            _ => {
+                partial.set_stays(false);
+                Err(error)
+            }
+        },
+        Err(error) => Err(error),
     }
-    if blueprint.form() == Form::Folder {
-        folder_files::write(blueprint, &manifest, &title, dir)?;
+}
+
+/// What a user should hear of an interrupted build that is not gone on with.
+fn note(left: Option<&Record>, head: &Head, found: bool, resume: bool) -> Option<String> {
+    match left {
+        None if resume && found => Some(
+            "the interrupted build left no journal that can be read; this one began anew"
+                .to_owned(),
+        ),
+        None if resume => Some("there was no interrupted build to go on with".to_owned()),
+        Some(left) if !resume && left.bytes() > 0 && left.head.difference(head).is_none() => {
+            let bytes = Bytes(left.bytes());
+            Some(format!(
+                "an interrupted build, of which {bytes} were done, was discarded; \
+                 --resume would have gone on with it"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// A build that is decided on.
+struct Work<'a> {
+    blueprint: &'a Blueprint,
+    manifest: &'a Manifest,
+    layout: &'a ShardLayout,
+    head: &'a Head,
+}
+
+impl Work<'_> {
+    /// Does what is left to do, and moves the new model to its place.
+    fn carry_out(
+        &self,
+        partial: &mut Partial,
+        begun: Option<Record>,
+        options: Options,
+        watch: &Watch,
+    ) -> Result<Built> {
+        let Self { blueprint, layout, .. } = *self;
+        let open = |model: &Model| open_files(&model.checkpoint);
+        let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let names = layout.shards.iter().map(|shard| shard.name.as_str());
+        let kept: Vec<&str> = names.chain([journal::FILE]).filter(|_| begun.is_some()).collect();
+        partial.clear(&kept)?;
+        let dir = partial.dir();
+        let (journal, shards, finished);
+        if let Some(Record { stretches, .. }) = begun {
+            shards = open_shards(layout, dir)?;
+            let moves = layout.moves(&blueprint.splice, &blueprint.models);
+            finished = Finished::check(stretches, &moves, &sources, &shards, watch)?;
+            journal = Journal::begin_again(dir, self.head, finished.stretches())?;
+        } else {
+            journal = Journal::begin(dir, self.head)?;
+            shards = create_shards(layout, dir)?;
+            finished = Finished::nothing();
+        }
+        let files = Files { sources: &sources, shards: &shards, journal: &journal };
+        let Filled { moved, kept, cast, overflow_in, inexact_in } = movement::fill(
+            &blueprint.splice,
+            &blueprint.models,
+            layout,
+            files,
+            &finished,
+            options.copy,
+            watch,
+        )?;
+        if let Some(tensor) = overflow_in.filter(|_| !options.allow_overflow) {
+            let dtype = blueprint.recipe.dtype.map_or("its type", TensorType::name);
+            return Err(Error::Overflow { count: cast.overflowed, tensor, dtype });
+        }
+        if let Some(tensor) = inexact_in {
+            return Err(Error::Inexact { count: cast.inexact, tensor });
+        }
+        self.complete(partial, &shards, watch)?;
+        Ok(Built { moved, resumed: kept, cast, notes: Vec::new() })
     }
 
-    (watch.progress)(Progress::Syncing);
-    for shard in &shards {
+    /// Writes what stands beside the weights, syncs, checks, and moves all of it to its place.
+    fn complete(&self, partial: &mut Partial, shards: &[NewFile], watch: &Watch) -> Result<()> {
+        let dir = partial.dir();
+        if self.blueprint.form() == Form::Folder {
+            let title = partial.output().path().file_name().unwrap_or_default().to_string_lossy();
+            folder_files::write(self.blueprint, self.manifest, &title, dir)?;
+        }
+        (watch.progress)(Progress::Syncing);
+        for shard in shards {
+            watch.check()?;
+            let open = shard.open();
+            open.file.sync_all().map_err(open.failed("synced"))?;
+        }
+        check(self.blueprint, dir)?;
         watch.check()?;
-        let open = shard.open();
-        open.file.sync_all().map_err(open.failed("synced"))?;
+        match self.blueprint.form() {
+            Form::Folder => partial.commit(),
+            Form::Gguf => partial.commit_file(&self.layout.shards[0].name),
+        }
     }
-    check(blueprint, dir)?;
-    watch.check()?;
-    match blueprint.form() {
-        Form::Folder => partial.commit()?,
-        Form::Gguf => partial.commit_file(&layout.shards[0].name)?,
-    }
-    Ok(Built { moved, cast })
 }
 
 /// The files that hold tensors, with the provenance where that stands in one of them.
@@ -200,12 +320,31 @@ fn layout<'a>(blueprint: &'a Blueprint, manifest: &Manifest) -> Result<Cow<'a, S
 
 /// Creates the shards at their final length, with their headers.
 fn create_shards(layout: &ShardLayout, dir: &Path) -> Result<Vec<NewFile>> {
-    let create = |shard: &crate::shards::Shard| {
+    let create = |shard: &Shard| {
         let file = NewFile::create(dir.join(&shard.name), shard.bytes())?;
         file.write_all_at(&shard.header, 0)?;
         Ok(file)
     };
     layout.shards.iter().map(create).collect()
+}
+
+/// Opens the shards that an interrupted build left, or creates them; writes all but their tensors.
+fn open_shards(layout: &ShardLayout, dir: &Path) -> Result<Vec<NewFile>> {
+    let open = |shard: &Shard| {
+        let file = NewFile::go_on(dir.join(&shard.name), shard.bytes())?;
+        file.write_all_at(&shard.header, 0)?;
+        // Between the tensors of a GGUF file is nothing, which no line of the journal speaks of.
+        let mut end = shard.header.len() as u64;
+        let begins = shard.tensors.iter().map(|placed| &placed.range);
+        for range in begins.chain([&(shard.bytes()..shard.bytes())]) {
+            if end < range.start {
+                file.write_all_at(&vec![0; (range.start - end) as usize], end)?;
+            }
+            end = range.end;
+        }
+        Ok(file)
+    };
+    layout.shards.iter().map(open).collect()
 }
 
 /// Reads back what was written: sizes, headers, index and depth, as a loader would.

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Describe a model: parameters, types, bytes per layer
     Inspect(InspectArgs),
+    /// Remove what interrupted builds left beside an output
+    Clean(CleanArgs),
     /// Build and verify a 48-layer model from the tiny one in examples/
     Demo(DemoArgs),
     /// Print a completion script for a shell
@@ -194,6 +196,7 @@ pub(crate) struct PlanArgs {
 }
 
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
@@ -202,6 +205,9 @@ pub(crate) struct BuildArgs {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) movement: MovementArgs,
+    /// Go on with a build that was interrupted; if this one is, what is done stays
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// Write values that are too large for the cast's type as infinity
     #[arg(long)]
     pub(crate) allow_overflow: bool,
@@ -239,6 +245,19 @@ pub(crate) struct InspectArgs {
     /// Read the weights, and list the layers that are equal
     #[arg(long)]
     pub(crate) duplicates: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CleanArgs {
+    /// The output, which itself stays
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Also remove an earlier build that was moved aside and may be its only copy
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -3,6 +3,7 @@
 //! Copies of a source tensor that change in the same way are computed once and written to all places.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use checkpoint::{Dtype, Tensor};
 use rayon::prelude::*;
@@ -27,7 +28,6 @@ pub(crate) struct Conversion {
     /// Where the result goes.
     pub(crate) targets: Vec<Target>,
     transform: Transform,
-    num_elements: u64,
 }
 
 /// A place that the result of a conversion goes to.
@@ -52,14 +52,10 @@ impl Conversion {
         self.transform.block_bytes(BLOCK_BYTES)
     }
 
-    /// Where element `first` begins in the result.
-    pub(crate) fn target_offset(&self, first: u64) -> u64 {
-        self.transform.target_offset(first)
-    }
-
-    /// The length of the result in bytes.
-    pub(crate) fn target_bytes(&self) -> u64 {
-        self.transform.target_offset(self.num_elements)
+    /// The bytes of the shard of `target` that the result of a block goes to.
+    pub(crate) fn written_to(&self, (first, length): (u64, usize), target: &Target) -> Range<u64> {
+        let begin = target.offset + self.transform.target_offset(first);
+        begin..begin + length as u64
     }
 
     /// Transforms `source`, which begins with element `first` of the tensor.
@@ -98,7 +94,6 @@ pub(crate) fn list(
                 source: tensor.source,
                 targets: vec![target],
                 transform,
-                num_elements: tensor.num_elements(),
             });
         }
     }

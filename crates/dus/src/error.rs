@@ -527,6 +527,37 @@ pub enum Error {
         partial: PathBuf,
     },
 
+    /// An interrupted build that was to make something else, or of another base.
+    #[error("the interrupted build of {} cannot be gone on with: {difference}", out.display())]
+    OtherBuild {
+        /// The output.
+        out: PathBuf,
+        /// What differs.
+        difference: Difference,
+    },
+
+    /// A build that stopped, and left what is done.
+    #[error("{} of {} are done, and stay in {}", Bytes(*bytes), out.display(), partial.display())]
+    Unfinished {
+        /// The output.
+        out: PathBuf,
+        /// The hidden folder that holds it.
+        partial: PathBuf,
+        /// How much of the weights is done.
+        bytes: u64,
+        /// Why it stopped.
+        source: Box<Error>,
+    },
+
+    /// The only copy of an earlier build, where what is left over is removed.
+    #[error("{} may be all that there is of an earlier build: nothing stands at {}", aside.display(), out.display())]
+    OnlyCopy {
+        /// The output.
+        out: PathBuf,
+        /// Where what stood there is now.
+        aside: PathBuf,
+    },
+
     /// Too little room for the new files.
     #[error("{} has {free} free, but the build needs {needed}", dir.display(), free = Bytes(*free), needed = Bytes(*needed))]
     DiskFull {
@@ -623,7 +654,47 @@ pub enum Error {
     },
 }
 
+/// What keeps an interrupted build from being gone on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// Something else is asked for.
+    Key {
+        /// The key, mostly of the recipe.
+        key: String,
+        /// What it was.
+        was: String,
+        /// What it is.
+        is: String,
+    },
+    /// A file of the base is not what it was.
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// What is different.
+        what: String,
+    },
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Key { key, was, is } => write!(f, "its `{key}` was {was}, and now is {is}"),
+            Self::Source { path, what } => write!(f, "{} has changed: {what}", path.display()),
+        }
+    }
+}
+
 impl Error {
+    /// Whether it is that the caller asked to stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Cancelled => true,
+            Self::Unfinished { source, .. } => source.is_cancelled(),
+            _ => false,
+        }
+    }
+
     /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -659,6 +730,19 @@ impl Error {
                 "`embeddings`, `norm` and `lm_head` must name one model, which gives them all".to_owned()
             }
             Self::NoExample { .. } => "run it in a clone of the project".to_owned(),
+            Self::OtherBuild { out, .. } => format!(
+                "without --resume it begins anew; `dus clean {}` removes what was left",
+                out.display()
+            ),
+            Self::Unfinished { out, source, .. } => {
+                let first = source.hint().map_or(String::new(), |hint| format!("{hint}\nhint: "));
+                let out = out.display();
+                format!("{first}--resume goes on with it; `dus clean {out}` removes it")
+            }
+            Self::OnlyCopy { out, aside } => {
+                let (out, aside) = (out.display(), aside.display());
+                format!("`mv {aside} {out}` brings it back; --force removes it")
+            }
             Self::OutputMovedAside { out, aside } => {
                 format!("`mv {} {}` brings it back", aside.display(), out.display())
             }

@@ -12,21 +12,28 @@
 //! - [`anatomy`], `quantised`, [`translation`], [`splice`], [`shards`], [`gguf_head`], [`blueprint`]:
 //!   from headers to every byte of the new files
 //! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
-//! - `disk`, [`open_file`], [`new_file`], `conversion`, [`movement`], [`output`]: where bytes are read and written
-//! - `folder_files`, [`mod@build`], [`verify`], [`inspect`]: the calls that users make
+//! - `disk`, [`open_file`], [`new_file`]: files
+//! - [`journal_head`], [`journal`], [`finished`]: what an interrupted build can be gone on with by
+//! - `conversion`, `tasks`, [`movement`], `hidden`, [`output`]: where bytes are read and written
+//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`]: the calls that users make
 
 pub mod anatomy;
 pub mod arithmetic;
 pub mod blueprint;
 pub mod build;
 pub mod card;
+pub mod clean;
 mod conversion;
 mod disk;
 pub mod drawing;
 pub mod error;
+pub mod finished;
 mod folder_files;
 pub mod gguf_head;
+mod hidden;
 pub mod inspect;
+pub mod journal;
+pub mod journal_head;
 pub mod manifest;
 pub mod movement;
 pub mod new_file;
@@ -40,6 +47,7 @@ pub mod settings;
 pub mod shards;
 pub mod size;
 pub mod splice;
+mod tasks;
 pub mod translation;
 pub mod verify;
 

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use clap::{CommandFactory, Parser};
 use dus::blueprint::Blueprint;
-use dus::build::{self, Options};
+use dus::build::{self, Options, Site};
+use dus::clean;
 use dus::error::one_line;
 use dus::inspect;
 use dus::output::Output;
@@ -20,7 +21,7 @@ use dus::verify::{self, Whereabouts};
 use dus::{Error, Result};
 
 use crate::cli::{
-    BuildArgs, Cli, Command, InspectArgs, MovementArgs, PlanArgs, RecipeArgs, VerifyArgs,
+    BuildArgs, CleanArgs, Cli, Command, InspectArgs, PlanArgs, RecipeArgs, VerifyArgs,
 };
 use crate::terminal::{Terminal, print};
 
@@ -52,6 +53,11 @@ fn main() -> ExitCode {
         Ok(Outcome::Failed) => ExitCode::from(2),
         Err(error) if terminal::is_broken_pipe(&error.source) => ExitCode::SUCCESS,
         Err(Failure { source: Error::Cancelled, .. }) => {
+            ExitCode::from(terminal.signal().map_or(2, |signal| 128 + signal))
+        }
+        Err(Failure { what, source }) if source.is_cancelled() => {
+            // What is done stays: that is worth a word, also to one who asked to stop.
+            terminal::report_error(&what, &source, source.hint());
             ExitCode::from(terminal.signal().map_or(2, |signal| 128 + signal))
         }
         Err(Failure { what, source }) => {
@@ -87,6 +93,9 @@ fn run(command: &Command, terminal: &Terminal) -> Result<Outcome, Failure> {
         Command::Inspect(args) => {
             inspect(args, terminal).map_err(cannot(format!("inspect {}", args.model)))
         }
+        Command::Clean(args) => {
+            clean(args).map_err(cannot(format!("clean {}", args.out.display())))
+        }
         Command::Demo(args) => demo::run(&args.output, terminal)
             .map_err(cannot("run the demo"))
             .map(|equal| if equal { Outcome::Done } else { Outcome::No }),
@@ -100,20 +109,24 @@ fn run(command: &Command, terminal: &Terminal) -> Result<Outcome, Failure> {
 fn plan(args: &PlanArgs) -> Result<Outcome> {
     let out = args.output.as_deref();
     let blueprint = Blueprint::new(recipe(&args.recipe)?, args.movement.shard_layout.into(), out)?;
-    let options = options(&args.movement, false);
+    let options = Options { copy: args.movement.copy.into(), ..Options::default() };
+    let options = Options { force: args.movement.force, ..options };
     let out = out.map(|out| Output::at(out, blueprint.form())).transpose()?;
-    let dir = out.as_ref().map_or(Path::new("."), Output::existing_ancestor);
-    let room = build::room(&blueprint, dir, options.copy)?;
+    let here = Site { dir: Path::new("."), held: 0 };
+    let site = out.as_ref().map_or(here, Site::of);
+    let room = build::room(&blueprint, site, options.copy)?;
+    let mut notes = blueprint.notes();
+    notes.extend(out.as_ref().and_then(report::unfinished));
     let obstacles = match &out {
         Some(out) => build::obstacles(&blueprint, out, &options),
-        None => build::obstacles_anywhere(&blueprint, dir, &options),
+        None => build::obstacles_anywhere(&blueprint, site, &options),
     };
     if args.json {
         let obstacles: Vec<String> = obstacles.iter().map(|e| one_line(e)).collect();
-        print(&format!("{:#}\n", report::plan_json(&blueprint, &room, &obstacles)))?;
+        print(&format!("{:#}\n", report::plan_json(&blueprint, &room, &notes, &obstacles)))?;
     } else {
         print(&report::plan(&blueprint, &room))?;
-        terminal::notes(&blueprint.notes());
+        terminal::notes(&notes);
     }
     for obstacle in &obstacles {
         terminal::report_error("a build would fail", obstacle, obstacle.hint());
@@ -127,7 +140,12 @@ fn build(args: &BuildArgs, terminal: &Terminal) -> Result<Outcome> {
     let layout = args.movement.shard_layout.into();
     let blueprint = Blueprint::new(recipe(&args.recipe)?, layout, Some(out))?;
     let out = Output::at(out, blueprint.form())?;
-    let options = options(&args.movement, args.allow_overflow);
+    let options = Options {
+        copy: args.movement.copy.into(),
+        force: args.movement.force,
+        allow_overflow: args.allow_overflow,
+        resume: args.resume,
+    };
     let progress = terminal.progress(args.quiet);
     let built = build::build(&blueprint, out, &options, &progress.watch())?;
     terminal.clear();
@@ -136,7 +154,7 @@ fn build(args: &BuildArgs, terminal: &Terminal) -> Result<Outcome> {
         print(&format!("{:#}\n", report::build_json(&blueprint, &built, &name, start.elapsed())))?;
     } else if !args.quiet {
         print(&report::build(&blueprint, &built, &name, start.elapsed()))?;
-        terminal::notes(&blueprint.notes());
+        terminal::notes(&[blueprint.notes(), built.notes].concat());
     }
     Ok(Outcome::Done)
 }
@@ -212,8 +230,15 @@ fn recipe(args: &RecipeArgs) -> Result<Recipe> {
     draft.replaced_by(args.flags()).finish()
 }
 
-fn options(args: &MovementArgs, allow_overflow: bool) -> Options {
-    Options { copy: args.copy.into(), force: args.force, allow_overflow }
+fn clean(args: &CleanArgs) -> Result<Outcome> {
+    let removed = clean::clean(&args.out, args.force)?;
+    let out = args.out.display().to_string();
+    if args.json {
+        print(&format!("{:#}\n", report::clean_json(&removed, &out)))?;
+    } else {
+        print(&report::clean(&removed, &out))?;
+    }
+    Ok(Outcome::Done)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<Outcome> {

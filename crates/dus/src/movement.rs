@@ -4,7 +4,6 @@
 //! tensors that change are streamed in blocks through f32. Sources are walked in order with all new
 //! files open, so that each byte comes off the disk once, and memory stays the same for any model.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,11 +14,14 @@ use crate::arithmetic::CastReport;
 use crate::conversion::{self, Conversion};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::finished::Finished;
+use crate::journal::{Journal, Stretch};
 use crate::new_file::{Buffer, NewFile};
 use crate::open_file::OpenFile;
 use crate::progress::{Progress, Watch};
 use crate::shards::{Move, ShardLayout};
 use crate::splice::{Model, Splice};
+use crate::tasks::{Piece, Task, Work, blocks, windows};
 
 /// How bytes that stay as they are may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,9 +50,6 @@ pub struct Moved {
     pub computed: u64,
 }
 
-/// Windows of the source that are copied to all their places before the next one is begun.
-const WINDOW_BYTES: u64 = 16 << 20;
-
 /// The length of a read and a write where the kernel does not copy.
 const STREAM_BYTES: usize = 1 << 20;
 
@@ -60,54 +59,73 @@ const COPY_WORKERS: usize = 2;
 /// A worker holds 3 MiB at most; more of them would not fit the 64 MB that a build may use.
 const MAX_WORKERS: usize = 16;
 
-/// Fills `shards`, whose headers are written and which have their final length.
+/// The files that a build has open.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    /// The weight files of each model, in the order of the checkpoint's.
+    pub sources: &'a [Vec<OpenFile>],
+    /// The new files, whose headers are written and which have their final length.
+    pub shards: &'a [NewFile],
+    /// Where it is noted what of them is finished.
+    pub journal: &'a Journal,
+}
+
+/// Fills the new files, but for what is `finished`.
 ///
-/// `sources` are the weight files of each model, in the order of the checkpoint's.
+/// What noise is relative to is measured in any case: it is read, not moved.
 pub fn fill(
     splice: &Splice,
     models: &[Model],
     layout: &ShardLayout,
-    sources: &[Vec<OpenFile>],
-    shards: &[NewFile],
+    files: Files,
+    finished: &Finished,
     mode: CopyMode,
     watch: &Watch,
 ) -> Result<Filled> {
     let filling = Filling {
-        sources,
-        shards,
+        files,
+        finished,
         mode,
         watch,
         kernel: AtomicU64::new(0),
         streamed: AtomicU64::new(0),
+        computed: AtomicU64::new(0),
         overflow_in: Mutex::new(None),
         inexact_in: Mutex::new(None),
     };
     let mut moves = layout.moves(splice, models);
     let mut ways = Moved::default();
     if matches!(mode, CopyMode::Auto | CopyMode::Reflink) {
+        // What is finished and can be shared now was copied before: sharing gives its room back.
         (moves, ways.shared) = filling.share(moves)?;
         if mode == CopyMode::Reflink && ways.shared == 0 {
             return Err(Error::NothingShared);
         }
     }
-    let conversions = conversion::list(splice, models, layout, sources, watch)?;
-    (watch.progress)(Progress::Begin { doing: "building", bytes: splice.bytes() });
-    watch.moved(ways.shared);
+    let conversions = conversion::list(splice, models, layout, files.sources, watch)?;
+    let bytes =
+        |moves: &[Move]| -> u64 { moves.iter().map(|run| run.source.end - run.source.start).sum() };
+    let unshared = bytes(&moves);
+    let moves: Vec<Move> = moves.iter().flat_map(|run| finished.rest_of(run)).collect();
+    let (blocks, kept_blocks) = blocks(&conversions, models, finished);
+    let kept = unshared - bytes(&moves) + kept_blocks;
     let mut tasks = windows(moves);
-    tasks.extend(blocks(&conversions, models));
+    tasks.extend(blocks);
     tasks.sort_by_key(|task| (task.model, task.file, task.source.start));
+    (watch.progress)(Progress::Begin { doing: "building", bytes: splice.bytes() });
+    watch.moved(ways.shared + kept);
 
-    let cast = filling.work(&tasks, &conversions, models)?;
+    let mut cast = filling.work(&tasks, &conversions, models)?;
+    filling.count_finished(layout, &mut cast);
     ways.kernel = filling.kernel.into_inner();
     ways.streamed = filling.streamed.into_inner();
-    let bytes = |c: &Conversion| c.target_bytes() * c.targets.len() as u64;
-    ways.computed = conversions.iter().map(bytes).sum();
+    ways.computed = filling.computed.into_inner();
     let name = |first: Mutex<Option<usize>>| {
         let first = first.into_inner().unwrap_or_else(PoisonError::into_inner);
         first.map(|i| splice.tensors[i].name.clone())
     };
     let (overflow_in, inexact_in) = (name(filling.overflow_in), name(filling.inexact_in));
-    Ok(Filled { moved: ways, cast, overflow_in, inexact_in })
+    Ok(Filled { moved: ways, kept, cast, overflow_in, inexact_in })
 }
 
 /// What filling the shards came to.
@@ -115,7 +133,9 @@ pub fn fill(
 pub struct Filled {
     /// How many bytes went which way.
     pub moved: Moved,
-    /// What casts lost.
+    /// How many were there already.
+    pub kept: u64,
+    /// What casts lost, also in what was there already.
     pub cast: CastReport,
     /// The first new tensor in which a value overflowed.
     pub overflow_in: Option<String>,
@@ -123,77 +143,14 @@ pub struct Filled {
     pub inexact_in: Option<String>,
 }
 
-/// A stretch of a source file and what becomes of it.
-struct Task {
-    model: usize,
-    file: usize,
-    source: Range<u64>,
-    work: Work,
-}
-
-enum Work {
-    /// Pieces of it go to their places as they are.
-    Copy(Vec<Piece>),
-    /// It is a block of the conversion with this index.
-    Convert(usize),
-}
-
-/// A stretch of a source file, the shard that it goes to, and where in it.
-type Piece = (Range<u64>, usize, u64);
-
-/// Cuts moves into windows, each with all the places that parts of it go to.
-fn windows(moves: Vec<Move>) -> Vec<Task> {
-    let mut pieces: BTreeMap<(usize, usize, u64), Vec<Piece>> = BTreeMap::new();
-    for run in moves {
-        let mut begin = run.source.start;
-        while begin < run.source.end {
-            let window = begin / WINDOW_BYTES;
-            let end = run.source.end.min((window + 1) * WINDOW_BYTES);
-            let target = run.target + (begin - run.source.start);
-            pieces.entry((run.model, run.file, window)).or_default().push((
-                begin..end,
-                run.shard,
-                target,
-            ));
-            begin = end;
-        }
-    }
-    let mut tasks = Vec::new();
-    for ((model, file, _), pieces) in pieces {
-        let begin = pieces.iter().map(|(source, ..)| source.start).min().unwrap_or(0);
-        let end = pieces.iter().map(|(source, ..)| source.end).max().unwrap_or(0);
-        tasks.push(Task { model, file, source: begin..end, work: Work::Copy(pieces) });
-    }
-    tasks
-}
-
-/// Cuts conversions into blocks.
-fn blocks(conversions: &[Conversion], models: &[Model]) -> Vec<Task> {
-    let mut tasks = Vec::new();
-    for (i, conversion) in conversions.iter().enumerate() {
-        let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
-        let mut begin = tensor.range.start;
-        while begin < tensor.range.end {
-            let end = tensor.range.end.min(begin + conversion.block_bytes());
-            tasks.push(Task {
-                model: conversion.model,
-                file: tensor.file,
-                source: begin..end,
-                work: Work::Convert(i),
-            });
-            begin = end;
-        }
-    }
-    tasks
-}
-
 struct Filling<'a> {
-    sources: &'a [Vec<OpenFile>],
-    shards: &'a [NewFile],
+    files: Files<'a>,
+    finished: &'a Finished,
     mode: CopyMode,
     watch: &'a Watch<'a>,
     kernel: AtomicU64,
     streamed: AtomicU64,
+    computed: AtomicU64,
     /// The first new tensor with a value that overflowed, as an index into the splice's.
     overflow_in: Mutex<Option<usize>>,
     /// Likewise with a quantised block that could not be scaled exactly.
@@ -209,8 +166,8 @@ impl Filling<'_> {
             self.watch.check()?;
             let whole = run.shareable();
             let target = run.target + (whole.start - run.source.start);
-            let source = &self.sources[run.model][run.file];
-            let shard = &self.shards[run.shard];
+            let source = &self.files.sources[run.model][run.file];
+            let shard = &self.files.shards[run.shard];
             if whole.is_empty() {
                 left.push(run);
                 continue;
@@ -261,7 +218,7 @@ impl Filling<'_> {
                     break Ok(());
                 }
                 if let Some(soon) = tasks.get(t + num_workers) {
-                    disk::read_ahead(&self.sources[soon.model][soon.file].file, &soon.source);
+                    disk::read_ahead(&self.files.sources[soon.model][soon.file].file, &soon.source);
                 }
                 let done = self.watch.check().and_then(|()| match &task.work {
                     Work::Copy(pieces) => self.copy(task, pieces, &mut buffers),
@@ -294,10 +251,13 @@ impl Filling<'_> {
     }
 
     fn copy(&self, task: &Task, pieces: &[Piece], buffers: &mut Buffers) -> Result<()> {
-        let source = &self.sources[task.model][task.file];
-        for (range, shard, target) in pieces {
-            let shard = &self.shards[*shard];
+        let source = &self.files.sources[task.model][task.file];
+        for (range, s, target) in pieces {
+            let shard = &self.files.shards[*s];
             let (mut range, mut target) = (range.clone(), *target);
+            let stretch = |range, checksum| {
+                [Stretch { shard: *s, range, checksum, cast: CastReport::default() }]
+            };
             let in_kernel = match self.mode {
                 CopyMode::Stream => false,
                 CopyMode::Kernel => true,
@@ -306,21 +266,31 @@ impl Filling<'_> {
             if in_kernel {
                 let copied = copy_in_kernel(source, &range, shard.open(), target)?;
                 self.kernel.fetch_add(copied, Ordering::Relaxed);
+                if copied > 0 {
+                    self.files.journal.add(&stretch(target..target + copied, None))?;
+                }
                 self.watch.moved(copied);
                 range.start += copied;
                 target += copied;
             }
+            let begin = target;
+            let mut checksum = crc32fast::Hasher::new();
             while !range.is_empty() {
                 // The first stretch ends at a block, so that all others begin at one.
                 let most = STREAM_BYTES as u64 - target % BLOCK_BYTES;
                 let length = most.min(range.end - range.start);
                 let bytes = buffers.source.for_offset(length as usize, target);
                 source.read_exact_at(bytes, range.start)?;
+                // Now, while they are in the processor's cache.
+                checksum.update(bytes);
                 shard.write_all_at(bytes, target)?;
                 self.streamed.fetch_add(length, Ordering::Relaxed);
                 self.watch.moved(length);
                 range.start += length;
                 target += length;
+            }
+            if begin < target {
+                self.files.journal.add(&stretch(begin..target, Some(checksum.finalize())))?;
             }
         }
         Ok(())
@@ -333,34 +303,56 @@ impl Filling<'_> {
         models: &[Model],
         buffers: &mut Buffers,
     ) -> Result<CastReport> {
-        let source = &self.sources[task.model][task.file];
+        let source = &self.files.sources[task.model][task.file];
         let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
         let offset = task.source.start - tensor.range.start;
-        let (first, length) = conversion.block(offset, task.source.end - task.source.start);
-        let target_offset = conversion.target_offset(first);
+        let block = conversion.block(offset, task.source.end - task.source.start);
+        let (first, length) = block;
         let source_bytes = (task.source.end - task.source.start) as usize;
         let bytes = buffers.source.for_offset(source_bytes, 0);
-        let result =
-            buffers.target.for_offset(length, conversion.targets[0].offset + target_offset);
+        let begin = conversion.written_to(block, &conversion.targets[0]).start;
+        let result = buffers.target.for_offset(length, begin);
         source.read_exact_at(bytes, task.source.start)?;
         let mut report = CastReport::default();
         let once = conversion.apply(bytes, first, result);
+        self.note_first(once, conversion.targets.iter().map(|target| target.tensor).min());
+        let checksum = Some(crc32fast::hash(result));
+        let mut stretches = Vec::new();
+        for target in &conversion.targets {
+            let range = conversion.written_to(block, target);
+            if self.finished.covers(target.shard, &range) {
+                continue;
+            }
+            self.files.shards[target.shard].write_all_at(result, range.start)?;
+            self.computed.fetch_add(length as u64, Ordering::Relaxed);
+            self.watch.moved(length as u64);
+            stretches.push(Stretch { shard: target.shard, range, checksum, cast: once });
+            report += once;
+        }
+        self.files.journal.add(&stretches)?;
+        Ok(report)
+    }
+
+    /// Counts what casts lost in what is finished already, as if it were done now.
+    fn count_finished(&self, layout: &ShardLayout, total: &mut CastReport) {
+        for Stretch { shard, range, cast, .. } in self.finished.stretches() {
+            let tensors = &layout.shards[*shard].tensors;
+            let at = tensors.partition_point(|placed| placed.range.end <= range.start);
+            self.note_first(*cast, tensors.get(at).map(|placed| placed.tensor));
+            *total += *cast;
+        }
+    }
+
+    /// Remembers the first new tensor in which a cast went wrong.
+    fn note_first(&self, cast: CastReport, tensor: Option<usize>) {
         for (count, first_in) in
-            [(once.overflowed, &self.overflow_in), (once.inexact, &self.inexact_in)]
+            [(cast.overflowed, &self.overflow_in), (cast.inexact, &self.inexact_in)]
         {
             if count > 0 {
                 let mut first = first_in.lock().unwrap_or_else(PoisonError::into_inner);
-                let here = conversion.targets.iter().map(|target| target.tensor).min();
-                *first = first.or(here).min(here);
+                *first = first.or(tensor).min(tensor);
             }
         }
-        for target in &conversion.targets {
-            let shard = &self.shards[target.shard];
-            shard.write_all_at(result, target.offset + target_offset)?;
-            self.watch.moved(length as u64);
-            report += once;
-        }
-        Ok(report)
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use checkpoint::header::BLOCK_BYTES;
 
 use crate::disk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::open_file::OpenFile;
 
 /// Shorter stretches are not worth a trip to the disk of their own.
@@ -32,7 +32,21 @@ pub struct NewFile {
 impl NewFile {
     /// Creates a file of `bytes` bytes, all zero, at `path`, where none may stand.
     pub fn create(path: PathBuf, bytes: u64) -> Result<Self> {
-        let open = OpenFile::create_new(path)?;
+        Self::of_length(OpenFile::create_new(path)?, bytes)
+    }
+
+    /// Opens the file that an interrupted build left at `path`, or creates it; `bytes` is its length
+    /// then, and what it lacked is zero.
+    pub fn go_on(path: PathBuf, bytes: u64) -> Result<Self> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        match options.open(&path) {
+            Ok(file) => Self::of_length(OpenFile { path, file }, bytes),
+            Err(source) => Err(Error::Io { path, doing: "opened", source }),
+        }
+    }
+
+    fn of_length(open: OpenFile, bytes: u64) -> Result<Self> {
         open.file.set_len(bytes).map_err(open.failed("written"))?;
         let direct = disk::open_direct(&open.path);
         Ok(Self { open, direct, refused: AtomicBool::new(false) })

@@ -1,21 +1,20 @@
 //! The place where a build goes: nothing stands there until everything is written.
 //!
 //! Files are written into a hidden folder beside it, `.NAME.dus-partial`, which is renamed at the
-//! end (a GGUF file: the one file in it) and removed if the build stops. The folder is locked, so two builds never share it, and one
-//! that a killed build left is known by its free lock.
+//! end (a GGUF file: the one file in it) and removed if the build stops, unless it is to be gone on
+//! with. The folder is locked, so two builds never share it, and one that a killed build left is known
+//! by its free lock.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::hidden::{self, MAX_NAME_BYTES};
+use crate::journal::{self, Record};
 use crate::manifest::{self, Manifest};
 use crate::recipe::Form;
-
-/// The longest name of a file, in bytes, on the file systems that there are.
-const MAX_NAME_BYTES: usize = 255;
 
 /// A path that a build may go to, resolved.
 #[derive(Debug, Clone)]
@@ -99,7 +98,7 @@ impl Output {
             let source = rustix::io::Errno::NAMETOOLONG.into();
             obstacles.push(Error::Io { path: out(), doing: "created", source });
         }
-        let aside = self.neighbour("old");
+        let aside = hidden::neighbour(&self.path, "old");
         match self.found {
             Found::EmptyFolder | Found::ForeignFolder if self.form == Form::Gguf => {
                 obstacles.push(Error::OutputIsFolder { out: out() });
@@ -127,16 +126,28 @@ impl Output {
         obstacles
     }
 
-    /// A hidden neighbour of the output, `.NAME.dus-KIND`; of a very long name, its beginning.
-    fn neighbour(&self, kind: &str) -> PathBuf {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let name = &name[..name.floor_char_boundary(MAX_NAME_BYTES - 32)];
-        self.path.with_file_name(format!(".{name}.dus-{kind}"))
+    /// What a build that was interrupted, or is under way, has finished of the output.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        let partial = hidden::neighbour(&self.path, "partial");
+        let finished = Record::read(&partial).ok()??.bytes();
+        // A journal may speak of what a crash kept from the disk.
+        let bytes = finished.min(hidden::allocated_bytes(&partial).ok()?);
+        (bytes > 0).then_some(Unfinished { partial, bytes })
     }
 }
 
+/// What there is of an output that is not complete.
+#[derive(Debug, Clone)]
+pub struct Unfinished {
+    /// The hidden folder that it is in.
+    pub partial: PathBuf,
+    /// How much of the weights is finished.
+    pub bytes: u64,
+}
+
 /// Makes `path` absolute and follows links in the part of it that exists.
-fn resolve(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let mut missing = Vec::new();
     for ancestor in absolute.ancestors() {
@@ -162,7 +173,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     Ok(absolute)
 }
 
-/// The folder that a build writes into, removed again unless it is committed.
+/// The folder that a build writes into, removed again unless it is committed or to stay.
 #[derive(Debug)]
 pub struct Partial {
     output: Output,
@@ -171,36 +182,61 @@ pub struct Partial {
     lock: File,
     /// Folders above the output that had to be made, the outermost last.
     parents: Vec<PathBuf>,
+    /// Whether something was in the folder.
+    found: bool,
     committed: bool,
+    stays: bool,
 }
 
 impl Partial {
-    /// Makes the folder, and those above it that do not exist.
-    pub fn create(output: Output) -> Result<Self> {
-        let dir = output.neighbour("partial");
-        let failed = |path: &Path, doing| {
-            let path = path.to_owned();
-            move |source| Error::Io { path, doing, source }
-        };
+    /// Makes the folder, and those above it that do not exist, or takes one that a killed build left.
+    pub fn lock(output: Output) -> Result<Self> {
+        let dir = hidden::neighbour(&output.path, "partial");
         let missing = output.path.ancestors().skip(1).take_while(|path| !path.exists());
         let parents: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         let above = output.path.parent().unwrap_or(Path::new("/"));
-        let made = fs::create_dir_all(above).map_err(failed(above, "created"));
-        let locked = made.and_then(|()| lock_folder(&dir)).and_then(|lock| {
-            let aside = output.neighbour("old");
-            if aside.exists() {
-                // A build that was killed after it had replaced an earlier one left it.
-                fs::remove_dir_all(&aside).map_err(failed(&aside, "removed"))?;
+        let failed = |source| Error::Io { path: above.to_owned(), doing: "created", source };
+        let made = fs::create_dir_all(above).map_err(failed);
+        match made.and_then(|()| hidden::lock_or_create(&dir)) {
+            Ok(lock) => {
+                let found = dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+                let (committed, stays) = (false, false);
+                Ok(Self { output, dir, lock, parents, found, committed, stays })
             }
-            Ok(lock)
-        });
-        match locked {
-            Ok(lock) => Ok(Self { output, dir, lock, parents, committed: false }),
             Err(error) => {
                 remove_empty(&parents);
                 Err(error)
             }
         }
+    }
+
+    /// Removes what earlier builds left, in the folder and beside it, but for the files `kept`.
+    pub fn clear(&self, kept: &[&str]) -> Result<()> {
+        hidden::empty(&self.dir, kept)?;
+        let aside = hidden::neighbour(&self.output.path, "old");
+        if aside.exists() {
+            // A build that was killed after it had replaced an earlier one left it.
+            let failed = |source| Error::Io { path: aside.clone(), doing: "removed", source };
+            fs::remove_dir_all(&aside).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Says whether the folder stays as it is if the build stops.
+    pub fn set_stays(&mut self, stays: bool) {
+        self.stays = stays;
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// Whether something was in the folder already.
+    #[must_use]
+    pub fn found(&self) -> bool {
+        self.found
     }
 
     /// The folder.
@@ -212,7 +248,7 @@ impl Partial {
     /// Moves the file called `name` to the output's place, which now is complete.
     ///
     /// An earlier build there is replaced in the same step.
-    pub fn commit_file(mut self, name: &str) -> Result<()> {
+    pub fn commit_file(&mut self, name: &str) -> Result<()> {
         let out = self.output.path.clone();
         let file = self.dir.join(name);
         let failed = |path: &Path, doing| {
@@ -242,7 +278,21 @@ impl Partial {
     ///
     /// An earlier build there changes places with it in one step where the file system can do that,
     /// else it is moved aside first; it is removed once the new one stands.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(&mut self) -> Result<()> {
+        let failed = |source| Error::Io { path: self.dir.clone(), doing: "emptied", source };
+        let journal = self.dir.join(journal::FILE);
+        let lines = fs::read(&journal).map_err(failed)?;
+        fs::remove_file(&journal).map_err(failed)?;
+        let moved = self.move_to_output();
+        if moved.is_err() && !self.committed {
+            // Without it the folder could not be gone on with. Where it cannot be written the error
+            // that there is says enough.
+            let _ = fs::write(&journal, lines);
+        }
+        moved
+    }
+
+    fn move_to_output(&mut self) -> Result<()> {
         let failed = |path: &Path, doing| {
             let path = path.to_owned();
             move |source| Error::Io { path, doing, source }
@@ -286,7 +336,7 @@ impl Partial {
     /// Moves the earlier build aside and the new one to its place; returns where the earlier one is.
     fn replace_in_two_steps(&self) -> Result<PathBuf> {
         let out = &self.output.path;
-        let aside = self.output.neighbour("old");
+        let aside = hidden::neighbour(&self.output.path, "old");
         let failed = |doing| move |source| Error::Io { path: out.clone(), doing, source };
         fs::rename(out, &aside).map_err(failed("moved aside"))?;
         if let Err(error) = fs::rename(&self.dir, out) {
@@ -294,60 +344,6 @@ impl Partial {
             return Err(failed("replaced")(error));
         }
         Ok(aside)
-    }
-}
-
-/// Makes the folder `dir`, or empties one that a killed build left, and takes its lock.
-///
-/// The lock is worth something only if the folder locked is the one that stands there: another
-/// process may have removed or renamed it between the opening and the locking.
-fn lock_folder(dir: &Path) -> Result<File> {
-    let failed = |doing| move |source| Error::Io { path: dir.to_owned(), doing, source };
-    loop {
-        let created = match fs::create_dir(dir) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                match dir.symlink_metadata() {
-                    Ok(there) if there.is_dir() => false,
-                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
-                    // A file, a pipe or a link of this name is not ours to open or to remove.
-                    _ => return Err(failed("created")(error)),
-                }
-            }
-            Err(error) => return Err(failed("created")(error)),
-        };
-        let lock = match File::open(dir) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("opened")(error)),
-        };
-        match disk::lock(&lock) {
-            Ok(true) => {}
-            Ok(false) => return Err(Error::Busy { partial: dir.to_owned() }),
-            Err(error) => {
-                if created {
-                    remove_empty(&[dir.to_owned()]);
-                }
-                return Err(failed("locked")(error));
-            }
-        }
-        let id = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
-        let locked = lock.metadata().map_err(failed("read"))?;
-        match dir.symlink_metadata() {
-            Ok(there) if id(&there) == id(&locked) => {}
-            Ok(_) => continue,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("read")(error)),
-        }
-        for entry in dir.read_dir().map_err(failed("listed"))? {
-            let path = entry.map_err(failed("listed"))?.path();
-            let removed = match path.symlink_metadata() {
-                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
-                _ => fs::remove_file(&path),
-            };
-            removed.map_err(failed("emptied"))?;
-        }
-        return Ok(lock);
     }
 }
 
@@ -361,7 +357,7 @@ fn remove_empty(folders: &[PathBuf]) {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.committed && !self.stays {
             // The build has an error to report already; what cannot be removed shows by its name.
             let _ = fs::remove_dir_all(&self.dir);
             remove_empty(&self.parents);

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::build::{Built, Room};
+use dus::clean::Removed;
 use dus::drawing;
 use dus::inspect::Description;
 use dus::movement::Moved;
+use dus::output::Output;
 use dus::plan::{LayerPlan, LayerRef};
 use dus::recipe::Form;
 use dus::size::{Bytes, Count};
@@ -83,7 +85,12 @@ pub(crate) fn plan(blueprint: &Blueprint, room: &Room) -> String {
 }
 
 /// `plan` as JSON.
-pub(crate) fn plan_json(blueprint: &Blueprint, room: &Room, obstacles: &[String]) -> Value {
+pub(crate) fn plan_json(
+    blueprint: &Blueprint,
+    room: &Room,
+    notes: &[String],
+    obstacles: &[String],
+) -> Value {
     let plan = &blueprint.plan;
     let unused: Vec<Value> = plan
         .unused()
@@ -120,9 +127,37 @@ pub(crate) fn plan_json(blueprint: &Blueprint, room: &Room, obstacles: &[String]
         "can_share": room.can_share,
         "needed_bytes": room.needed,
         "free_bytes": room.free,
-        "notes": blueprint.notes(),
+        "notes": notes,
         "obstacles": obstacles,
     })
+}
+
+/// What `plan` says of a build that was begun at `out` and is not complete.
+pub(crate) fn unfinished(out: &Output) -> Option<String> {
+    let unfinished = out.unfinished()?;
+    Some(format!(
+        "{} of a build are done in {}; if it was interrupted, `dus build --resume` goes on with it, \
+         and without --resume it begins anew",
+        Bytes(unfinished.bytes),
+        unfinished.partial.display()
+    ))
+}
+
+/// What `clean` says.
+pub(crate) fn clean(removed: &[Removed], out: &str) -> String {
+    if removed.is_empty() {
+        return format!("{out}: nothing was left beside it\n");
+    }
+    let line = |r: &Removed| format!("removed {} ({})\n", r.path.display(), Bytes(r.bytes));
+    removed.iter().map(line).collect()
+}
+
+/// `clean` as JSON.
+pub(crate) fn clean_json(removed: &[Removed], out: &str) -> Value {
+    let removed: Vec<Value> = (removed.iter())
+        .map(|r| json!({ "path": r.path.display().to_string(), "bytes": r.bytes }))
+        .collect();
+    json!({ "output": out, "removed": removed })
 }
 
 /// What `build` says when it is done.
@@ -142,6 +177,7 @@ pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Durat
         (kernel, "copied in the kernel"),
         (streamed, "read and written"),
         (computed, "computed"),
+        (built.resumed, "kept from the interrupted build"),
     ];
     let ways: Vec<String> = ways
         .iter()
@@ -175,6 +211,7 @@ pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Durat
 pub(crate) fn build_json(blueprint: &Blueprint, built: &Built, out: &str, time: Duration) -> Value {
     let Moved { shared, kernel, streamed, computed } = built.moved;
     let other = blueprint.layout_kind.other();
+    let notes = [blueprint.notes(), built.notes.clone()].concat();
     json!({
         "output": out,
         "form": blueprint.form().name(),
@@ -188,6 +225,7 @@ pub(crate) fn build_json(blueprint: &Blueprint, built: &Built, out: &str, time: 
         "kernel_bytes": kernel,
         "streamed_bytes": streamed,
         "computed_bytes": computed,
+        "resumed_bytes": built.resumed,
         "shard_layout": blueprint.layout_kind.name(),
         "other_layout_shareable_bytes": blueprint.shareable_bytes(other),
         "cast": {
@@ -195,7 +233,7 @@ pub(crate) fn build_json(blueprint: &Blueprint, built: &Built, out: &str, time: 
             "flushed": built.cast.flushed,
             "overflowed": built.cast.overflowed,
         },
-        "notes": blueprint.notes(),
+        "notes": notes,
     })
 }
 

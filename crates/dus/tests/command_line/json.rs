@@ -88,6 +88,7 @@ fn of_build_and_verify() {
             "kernel_bytes",
             "streamed_bytes",
             "computed_bytes",
+            "resumed_bytes",
             "shard_layout",
             "other_layout_shareable_bytes",
             "cast",

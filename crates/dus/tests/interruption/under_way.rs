@@ -76,7 +76,7 @@ impl UnderWay {
         Self::start(command, args, |_| has_shard(partial))
     }
 
-    /// Sends `signal`: `INT`, `TERM` or `KILL`.
+    /// Sends `signal`, such as `INT`, `TERM` or `KILL`.
     pub(crate) fn send(self, signal: &str) -> Self {
         let kill = format!("kill -{signal} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());

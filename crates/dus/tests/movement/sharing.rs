@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use testkit::{Survey, Tensors, splice, weights};
 
-use crate::dus::{Said, dus, names, run};
+use crate::dus::{Said, dus, dus_under_strace, has_strace, names, run};
 use crate::fill;
 use crate::image::Image;
 
@@ -157,6 +157,35 @@ fn on_xfs() {
 #[test]
 fn on_btrfs() {
     check_file_system(&["mkfs.btrfs", "-q"]);
+}
+
+/// What was shared is shared again, and what was copied and can be shared is shared now.
+#[test]
+fn an_interrupted_build_is_gone_on_with() {
+    if !has_strace() {
+        return;
+    }
+    let Some(image) = Image::mounted(&["mkfs.xfs", "-q", "-m", "reflink=1"], 700) else { return };
+    let dir = image.path();
+    let base = fill::write_base(&dir.join("base"));
+    let source = ["--shard-layout", "source", "--max-shard-size", "100MB"];
+    for first in ["auto", "stream"] {
+        // The first sync comes when all weights are written.
+        let strace = ["-e", "trace=fsync", "-e", "inject=fsync:signal=KILL:when=1"];
+        let args = [&["build"], &PLAN[..], &["-o", "out", "--copy", first], &source].concat();
+        let killed = run(dus_under_strace(&dir, &strace), &args);
+        assert!(killed.code != Some(0) && dir.join(".out.dus-partial").is_dir(), "{killed:#?}");
+        let before = image.used_bytes();
+        let built = call(&dir, "build", "out", &[&source[..], &["--resume"]].concat()).done();
+        let [all, shared, kept] =
+            ["bytes", "shared_bytes", "resumed_bytes"].map(|key| bytes(&built.json(), key));
+        assert!(shared >= all / 100 * 99 && kept == all - shared, "{built:#?}");
+        if first == "stream" {
+            assert!(before - image.used_bytes() >= shared / 100 * 99, "the room was given back");
+        }
+        check_content(&dir, "out", &base);
+        fs::remove_dir_all(dir.join("out")).unwrap();
+    }
 }
 
 /// A disk with blocks of another size, and one that cannot share.

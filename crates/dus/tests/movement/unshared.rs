@@ -6,7 +6,7 @@ use std::process::Command;
 
 use testkit::{Survey, TinyModel};
 
-use crate::dus::{dus, run, tiny_mistral};
+use crate::dus::{dus, dus_under_strace, has_strace, run, tiny_mistral};
 use crate::image::Image;
 
 /// Whether `dir` is there and not on the disk of temporary files.
@@ -86,6 +86,29 @@ fn a_disk_that_is_too_small_is_known_before_the_first_byte() {
     let args = ["build", &base, "--layers", "0..24", "-q", "-o", "out"];
     run(dus(&image.path()), &args).done();
     run(dus(&image.path()), &["verify", "out"]).done();
+}
+
+/// What an interrupted build holds is room for the next one, whether that goes on with it or not.
+#[test]
+fn what_an_interrupted_build_holds_is_room() {
+    if !has_strace() {
+        return;
+    }
+    for resume in [&["--resume"][..], &[]] {
+        let Some(image) = Image::tmpfs(24) else { return };
+        let base = tiny_mistral().display().to_string();
+        let args =
+            ["build", &base, "--layers", "dus(8)", "--copy", "stream", "--json", "-o", "out"];
+        let strace = ["-e", "trace=fsync", "-e", "inject=fsync:signal=KILL:when=1"];
+        let killed = run(dus_under_strace(&image.path(), &strace), &args);
+        assert_ne!(killed.code, Some(0), "{killed:#?}");
+        assert!(image.used_bytes() > 17_000_000);
+        run(dus(&image.path()), &["plan", &base, "--layers", "dus(8)", "-o", "out"]).done();
+        let built = run(dus(&image.path()), &[&args[..], resume].concat()).done().json();
+        let kept = if resume.is_empty() { 0 } else { built["bytes"].as_u64().unwrap() };
+        assert_eq!(built["resumed_bytes"], kept, "{built:#}");
+        run(dus(&image.path()), &["verify", "out"]).done();
+    }
 }
 
 /// More files than a process may have open: the limit is lifted where that is allowed.
