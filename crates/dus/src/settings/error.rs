@@ -107,6 +107,38 @@ pub enum SettingError {
         found: &'static str,
     },
 
+    /// A loader of GGUF files would take a new layer for another kind than its source was.
+    #[error(
+        "`{key}`: llama.cpp tells the layers of `{architecture}` apart by their numbers, and would \
+         take new layer {layer} for {found}, but layer {source_layer}, which it is made from, is \
+         {expected}"
+    )]
+    LoaderByNumber {
+        /// The key of the rule, or of the architecture that has it built in.
+        key: String,
+        /// The architecture.
+        architecture: String,
+        /// The new layer.
+        layer: usize,
+        /// Its source.
+        source_layer: usize,
+        /// The kind of the source.
+        expected: &'static str,
+        /// The kind that the number gives.
+        found: &'static str,
+    },
+
+    /// More layers than loaders have room for.
+    #[error("`{key}` would be {found}, and llama.cpp has room for {max}")]
+    TooDeep {
+        /// The key of the layer count.
+        key: String,
+        /// The new count.
+        found: usize,
+        /// The most that there may be.
+        max: usize,
+    },
+
     /// The sources of a made layer (`mix`, `slerp`) differ in a setting.
     #[error("`{key}` differs between the layers that new layer {layer} is made of")]
     MadeOfUnlike {
@@ -180,6 +212,10 @@ impl SettingError {
             Self::ByNumber { .. } => Some(
                 "a plan that moves layers by whole periods keeps their kinds; so does a list \
                  of kinds in the base's config.json (`layer_types`), for loaders that read one",
+            ),
+            Self::LoaderByNumber { .. } => Some(
+                "a plan that moves layers by whole periods keeps their kinds; a folder (`--to hf`) \
+                 lists them where transformers reads a list",
             ),
             _ => None,
         }

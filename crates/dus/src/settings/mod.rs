@@ -13,6 +13,8 @@ mod arithmetic;
 mod by_number;
 mod depth;
 mod error;
+mod gguf;
+mod gguf_rules;
 mod lists;
 mod module_names;
 mod names;
@@ -25,6 +27,7 @@ use checkpoint::json::Object;
 
 pub use self::depth::{Depth, num_layers, num_prediction_layers, prediction_layers};
 pub use self::error::SettingError;
+pub use self::gguf::deepen_metadata;
 use self::lists::Lists;
 use self::rules::LAYER_COUNT_KEYS;
 

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod by_number;
+mod gguf;
 mod names;
 mod several;
 
