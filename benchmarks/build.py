@@ -5,9 +5,11 @@
     python3 benchmarks/build.py --dir DIR                  everything; 40 GB of disk, half an hour
     python3 benchmarks/build.py --dir DIR --scale small    a quick try: a 1 GB model
     python3 benchmarks/build.py --dir DIR --only warm,cold --json numbers.json
+    python3 benchmarks/build.py --dir DIR --only gguf-warm,gguf-cold,gguf-memory,gguf-shared
 
-The weights are synthetic, with Mistral-7B's names, shapes and layout (synthetic_mistral.py). They are
-written to DIR/base once and stay there; everything else is removed again, also after ^C.
+The weights are synthetic, with Mistral-7B's names, shapes and layout (synthetic_mistral.py, and
+synthetic_gguf.py for the same in Q4_K_M). They are written to DIR/base and DIR/base.gguf once, each
+when it is needed, and stay there; everything else is removed again, also after ^C.
 
 What is measured (`--only` takes any of these words):
 
@@ -18,9 +20,11 @@ What is measured (`--only` takes any of these words):
     startup     `dus --help`, and building a 3.6 MB model in memory (tmpfs)
     plan        `dus plan` of the base
     shared      --shard-layout source on XFS and btrfs images with shared extents (Linux, root)
+    gguf-warm, gguf-cold, gguf-memory, gguf-shared
+                the same four of a GGUF file: 4.4 GB read and 6.5 GB written; 12 GB of disk
     cold-build  `cargo build --release -p dus` into an empty folder
 
-The protocol of warm, cold and cast. Everything is synced first; one run of each is thrown away; then
+The protocol of warm, cold and cast, GGUF or not. Everything is synced first; one run of each is thrown away; then
 d c c d d c c d, d being `dus` and c being `cp`. A time is the wall clock of the command and of a
 `sync -f` after it, so that the bytes are on the disk. Before each run the last output is removed,
 and after a sync there are some seconds of rest, because a mount with online discard makes the next
@@ -28,7 +32,8 @@ sync wait for the removal. Before each warm run the base is read once. Numbers a
 ranges.
 
 What `cp` copies: the base's files, then the first of them again, until exactly as many bytes are
-written as `dus` wrote. So both read the same 14.5 GB and write the same 21.46 GB. The last file is
+written as `dus` wrote. So both read the same 14.5 GB and write the same 21.46 GB (GGUF: 4.4 GB and
+6.5 GB). The last file is
 cut short by a limit on the size of files (RLIMIT_FSIZE), which ends `cp` at that byte: all bytes
 are moved by `cp` in its own way. Where the disk can share extents, `cp --reflink=never` and
 `dus --copy stream` are used, so that both really copy (the kernel would share).
@@ -57,12 +62,14 @@ from pathlib import Path
 from statistics import median
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-KINDS = ("warm", "cold", "cast", "memory", "startup", "plan", "shared", "cold-build")
-PRESETS = {"full": "mistral-7b", "small": "1gb"}  # of synthetic_mistral.py
-BASES = {"full": "base", "small": "base-small"}  # folders in --dir
+KINDS = (
+    "warm", "cold", "cast", "memory", "startup", "plan", "shared",
+    "gguf-warm", "gguf-cold", "gguf-memory", "gguf-shared", "cold-build",
+)  # fmt: skip
+OF_FOLDER = {"warm", "cold", "cast", "memory", "plan", "shared"}  # what needs the large folder
 REPEATS = 20  # of what takes milliseconds
 SHARED_REPEATS = 5
-PLAN = ["--layers", "dus(8)"]
+PLAN = "dus(8)"
 LLAMA = ["--architecture", "llama"]
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 IS_MAC = platform.system() == "Darwin"
@@ -104,7 +111,8 @@ def parse_args():
         help="where to work, on the disk to be measured (default: target/benchmark)",
     )
     parser.add_argument("--base", metavar="DIR", help="a base that is already there, used as it is")
-    parser.add_argument("--scale", choices=PRESETS, default="full")
+    parser.add_argument("--gguf-base", metavar="FILE", help="likewise a GGUF file")
+    parser.add_argument("--scale", choices=("full", "small"), default="full")
     parser.add_argument("--only", default=",".join(KINDS), metavar="KIND,...")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="of d c c d (default: 2)")
     parser.add_argument(
@@ -130,12 +138,41 @@ class Failed(Exception):
 # ------------------------------------------------------------------------------ the measurements
 
 
+class Base:
+    """A model to build from: a folder, or a GGUF file, with the files that hold its weights."""
+
+    def __init__(self, path, options=()):
+        self.path, self.options = path, list(options)
+        self.is_gguf = path.suffix == ".gguf"
+        self.name = "GGUF, " if self.is_gguf else ""
+        self.out = "solar.gguf" if self.is_gguf else "solar"
+
+    def look(self):
+        self.files = [self.path] if self.is_gguf else sorted(self.path.glob("*.safetensors"))
+        self.bytes = sum(file.stat().st_size for file in self.files)
+        return self
+
+    def parts(self):
+        """All its files."""
+        return [self.path] if self.is_gguf else sorted(self.path.iterdir())
+
+    def moved_to(self, folder):
+        """The same model in another place, if it is copied there."""
+        return Base(folder / self.path.name, self.options)
+
+
 class Bench:
     def __init__(self, args):
         self.args = args
         self.dir = Path(args.dir).resolve()
         self.scratch = self.dir / "scratch"  # holds everything that is removed again
-        self.base = Path(args.base).resolve() if args.base else self.dir / BASES[args.scale]
+        small = args.scale == "small"
+        name = "base-small" if small else "base"
+        # Five shards, as at full size.
+        options = [*LLAMA, *(["--max-shard-size", "350MB"] if small else [])]
+        self.folder = Base(Path(args.base).resolve() if args.base else self.dir / name, options)
+        gguf = Path(args.gguf_base).resolve() if args.gguf_base else self.dir / f"{name}.gguf"
+        self.gguf = Base(gguf)
         self.mounts, self.tmpfs = [], None
         self.rows, self.small_rows, self.skipped, self.raw = [], [], [], {}
         self.peaks = {}  # what was built: peak resident memory of `dus`, in bytes
@@ -150,58 +187,84 @@ class Bench:
         self.started = True
         self.floor = maximum_resident(resource.getrusage(resource.RUSAGE_SELF))
         self.shares = can_share_extents(self.scratch)
-        if set(self.args.only) & {"warm", "cold", "cast", "memory", "plan", "shared"}:
-            self.make_base()
+        if set(self.args.only) & OF_FOLDER:
+            self.make_folder()
+        if any(kind.startswith("gguf") for kind in self.args.only):
+            self.make_gguf()
 
-    def make_base(self):
-        preset = PRESETS[self.args.scale]
-        complete = (self.base / "tokenizer_config.json").exists()  # the last file to be written
-        if self.args.base and not (self.base / "config.json").exists():
-            raise Failed(f"{self.base} holds no model")
+    def make_folder(self):
+        path = self.folder.path
+        complete = (path / "tokenizer_config.json").exists()  # the last file to be written
+        if self.args.base and not (path / "config.json").exists():
+            raise Failed(f"{path} holds no model")
         base_bytes = {"full": 14_483_464_192, "small": 1_003_620_352}[self.args.scale]
-        needed = int(base_bytes * 1.55) if complete or self.args.base else int(base_bytes * 2.55)
+        self.need_room(base_bytes, complete or self.args.base)
+        if not complete and not self.args.base:
+            if path.exists():  # a base that was interrupted
+                shutil.rmtree(path)
+            synthesise(path, {"full": "mistral-7b", "small": "1gb"}[self.args.scale])
+        self.folder.look()
+
+    def make_gguf(self):
+        path = self.gguf.path
+        if self.args.gguf_base and not path.exists():
+            raise Failed(f"{path} does not exist")
+        base_bytes = {"full": 4_368_469_632, "small": 307_930_752}[self.args.scale]
+        self.need_room(base_bytes, path.exists())
+        if not path.exists():
+            preset = {"full": "mistral-7b", "small": "300mb"}[self.args.scale]
+            synthesise(path, preset, "synthetic_gguf.py")
+        self.gguf.look()
+
+    def need_room(self, base_bytes, has_base):
+        needed = int(base_bytes * (1.55 if has_base else 2.55))
         free = shutil.disk_usage(self.dir).free
         if free < needed:
             raise Failed(f"{self.dir} has {gb(free)} GB free, {gb(needed)} are needed")
-        if not complete and not self.args.base:
-            if self.base.exists():  # a base that was interrupted
-                shutil.rmtree(self.base)
-            synthesise(self.base, preset)
-        self.shards = sorted(self.base.glob("*.safetensors"))
-        self.base_bytes = sum(file.stat().st_size for file in self.shards)
 
-    def build_command(self, base, out, *options):
-        command = [self.args.dus, "build", base, *PLAN, *LLAMA, *options, "-o", out, "--quiet"]
-        if self.args.scale == "small" and base == self.base:
-            command += ["--max-shard-size", "350MB"]  # five files, as at full size
-        return [str(word) for word in command]
+    def build_command(self, base, out, *options, plan=PLAN):
+        command = [self.args.dus, "build", base.path, "--layers", plan, *base.options, *options]
+        return [str(word) for word in [*command, "-o", out / base.out, "--quiet"]]
 
     # -- beside cp
 
     def warm(self):
-        self.beside_cp("warm cache", "≤ 1.05", self.warm_up)
+        self.warm_of(self.folder)
+
+    def gguf_warm(self):
+        self.warm_of(self.gguf)
+
+    def warm_of(self, base):
+        self.beside_cp(base, f"{base.name}warm cache", "≤ 1.05", self.warm_up)
 
     def cold(self):
+        self.cold_of(self.folder)
+
+    def gguf_cold(self):
+        self.cold_of(self.gguf)
+
+    def cold_of(self, base):
         if not hasattr(os, "posix_fadvise"):
-            return self.skip("cold", "this system has no posix_fadvise")
-        self.beside_cp("cold cache", "≤ 1.05", self.evict)
+            return self.skip(f"{base.name}cold", "this system has no posix_fadvise")
+        self.beside_cp(base, f"{base.name}cold cache", "≤ 1.05", self.evict)
 
     def cast(self):
-        self.beside_cp("cast bf16 → f16, warm", "≤ 1.3", self.warm_up, "--dtype", "float16")
+        title, options = "cast bf16 → f16, warm", ["--dtype", "float16"]
+        self.beside_cp(self.folder, title, "≤ 1.3", self.warm_up, *options)
 
-    def warm_up(self):
-        for shard in self.shards:
-            run(["cat", str(shard)])
+    def warm_up(self, base):
+        for file in base.files:
+            run(["cat", str(file)])
 
-    def evict(self):
+    def evict(self, base):
         os.sync()
-        for shard in self.shards:
-            with open(shard, "rb") as file:
+        for path in base.files:
+            with open(path, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if IS_ROOT:
             Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
-    def beside_cp(self, title, target, before, *options):
+    def beside_cp(self, base, title, target, before, *options):
         if self.shares:
             options += ("--copy", "stream")
         out = self.scratch / "out"
@@ -210,16 +273,16 @@ class Bench:
 
         def one(which):
             self.clear_output()
-            before()
+            before(base)
             out.mkdir()
             if which == "d":
-                result = run(self.build_command(self.base, out / "solar", *options), sync=out)
-                total = sum(f.stat().st_size for f in (out / "solar").rglob("*") if f.is_file())
+                result = run(self.build_command(base, out, *options), sync=out)
+                total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
                 if self.total not in (None, total):
                     raise Failed(f"two builds of {self.total:,} and {total:,} bytes")
                 self.total = total
             else:
-                result = self.copy(out)
+                result = self.copy(base, out)
             say(f"  {'dus' if which == 'd' else 'cp '}  {result}")
             return result
 
@@ -254,16 +317,16 @@ class Bench:
             "ratio_cpu": cpu,
         }
 
-    def copy(self, out):
+    def copy(self, base, out):
         """`cp` of the base's files, again and again, until `self.total` bytes are written."""
         whole, left = [], self.total
-        while left >= self.shards[len(whole) % len(self.shards)].stat().st_size:
-            whole.append(self.shards[len(whole) % len(self.shards)])
+        while left >= base.files[len(whole) % len(base.files)].stat().st_size:
+            whole.append(base.files[len(whole) % len(base.files)])
             left -= whole[-1].stat().st_size
-        last = self.shards[len(whole) % len(self.shards)]
+        last = base.files[len(whole) % len(base.files)]
         cp = ["cp"] + (["--reflink=never"] if self.shares and not IS_MAC else [])
 
-        commands, n = [], len(self.shards)
+        commands, n = [], len(base.files)
         for lap in range(0, len(whole), n):  # cp takes a name once, so a lap a folder
             folder = out / f"copy-{lap}"
             folder.mkdir()
@@ -284,23 +347,38 @@ class Bench:
     # -- the small ones
 
     def memory(self):
+        small = Base(self.scratch / "base-100mb", LLAMA)
+        synthesise(small.path, "100mb")
+        cast, large = ["--dtype", "float16"], f"{gb(self.folder.bytes)} GB"
+        self.memory_of([
+            ("0.1 GB", small, [], PLAN),
+            ("0.1 GB, cast", small, cast, PLAN),
+            (large, self.folder, [], PLAN),
+            (f"{large}, cast", self.folder, cast, PLAN),
+        ])  # fmt: skip
+        shutil.rmtree(small.path)
+
+    def gguf_memory(self):
+        small = Base(self.scratch / "base-70mb.gguf")
+        synthesise(small.path, "70mb", "synthetic_gguf.py")
+        scaled, large = f"{PLAN}{{new down_proj: scale 0.5}}", f"GGUF, {gb(self.gguf.bytes)} GB"
+        self.memory_of([
+            ("GGUF, 0.07 GB", small, [], PLAN),
+            (large, self.gguf, [], PLAN),
+            (f"{large}, blocks scaled", self.gguf, [], scaled),
+        ])  # fmt: skip
+        small.path.unlink()
+
+    def memory_of(self, builds):
         say("memory")
-        small = self.scratch / "base-100mb"
-        synthesise(small, "100mb")
         out = self.scratch / "out"
-        for name, base, options in (
-            ("0.1 GB", small, []),
-            ("0.1 GB, cast", small, ["--dtype", "float16"]),
-            (f"{gb(self.base_bytes)} GB", self.base, []),
-            (f"{gb(self.base_bytes)} GB, cast", self.base, ["--dtype", "float16"]),
-        ):
+        for name, base, options, plan in builds:
             self.clear_output()
             out.mkdir()
-            result = run(self.build_command(base, out / "solar", *options), watch=True)
+            result = run(self.build_command(base, out, *options, plan=plan), watch=True)
             self.peaks[f"{name} base"] = result.peak
             say(f"  {name}: {mb(result.peak)} MB")
         self.clear_output()
-        shutil.rmtree(small)
 
     def startup(self):
         times = [run([self.args.dus, "--help"]).wall for _ in range(REPEATS + 1)][1:]
@@ -310,18 +388,18 @@ class Bench:
         shm = Path("/dev/shm")
         folder = shm if shm.is_dir() and os.access(shm, os.W_OK) else self.scratch
         self.tmpfs = Path(tempfile.mkdtemp(prefix="dus-benchmark-", dir=folder))
-        synthesise(self.tmpfs / "base", "3.6mb")
+        base, out = Base(self.tmpfs / "base", LLAMA), self.tmpfs / "out"
+        synthesise(base.path, "3.6mb")
         times = []
-        for i in range(REPEATS + 1):
-            out = self.tmpfs / f"solar-{i}"
-            times.append(run(self.build_command(self.tmpfs / "base", out)).wall)
+        for _ in range(REPEATS + 1):
+            times.append(run(self.build_command(base, out)).wall)
             shutil.rmtree(out)
         where = "on tmpfs" if folder == shm else "on disk (no /dev/shm here)"
         self.small_row(f"`dus build` of a 3.6 MB model {where}", times[1:], "≤ 50 ms")
         self.raw["build_3.6mb"] = times[1:]
 
     def plan(self):
-        command = [self.args.dus, "plan", str(self.base), *PLAN]
+        command = [self.args.dus, "plan", str(self.folder.path), "--layers", PLAN]
         times = [run(command).wall for _ in range(REPEATS + 1)][1:]
         self.small_row("`dus plan` of SOLAR", times, "≤ 50 ms")
         self.raw["plan"] = times
@@ -334,39 +412,48 @@ class Bench:
     # -- shared extents
 
     def shared(self):
+        self.shared_of(self.folder)
+
+    def gguf_shared(self):
+        self.shared_of(self.gguf)
+
+    def shared_of(self, base):
+        what = f"{base.name}shared"
         if not IS_ROOT or platform.system() != "Linux":
-            return self.skip("shared", "mounting an image needs Linux and root")
+            return self.skip(what, "mounting an image needs Linux and root")
         free = shutil.disk_usage(self.dir).free
-        if free < self.base_bytes * 1.1:
-            return self.skip("shared", f"{self.dir} has only {gb(free)} GB free")
+        if free < base.bytes * 1.1:
+            return self.skip(what, f"{self.dir} has only {gb(free)} GB free")
         for kind, mkfs in (
             ("xfs", ["mkfs.xfs", "-q", "-m", "reflink=1"]),
             ("btrfs", ["mkfs.btrfs", "-q"]),
         ):
             if shutil.which(mkfs[0]) is None:
-                self.skip(f"shared, {kind}", f"there is no {mkfs[0]}")
+                self.skip(f"{what}, {kind}", f"there is no {mkfs[0]}")
                 continue
             try:
-                self.shared_on(kind, mkfs)
+                self.shared_on(base, kind, mkfs)
             except Failed as error:
-                self.skip(f"shared, {kind}", str(error))
+                self.skip(f"{what}, {kind}", str(error))
             finally:
                 self.unmount()
 
-    def shared_on(self, kind, mkfs):
+    def shared_on(self, original, kind, mkfs):
         image, mount = self.scratch / f"{kind}.img", self.scratch / kind
         # Sparse, and large enough for the output even if nothing were shared.
-        size = int(self.base_bytes * 2.6) + (1 << 30)
+        size = int(original.bytes * 2.6) + (1 << 30)
         with open(image, "wb") as file:
             file.truncate(size)
         run(mkfs + [str(image)])
         mount.mkdir()
         run(["mount", "-o", "loop", str(image), str(mount)])
         self.mounts.append((mount, image))
-        base, out = mount / "base", mount / "out"
-        base.mkdir()
+        base, out = original.moved_to(mount), mount / "out"
+        folder = mount if base.is_gguf else base.path
+        folder.mkdir(exist_ok=True)
         say(f"{kind}: copying the base into an image")
-        run(["cp"] + [str(f) for f in sorted(self.base.iterdir())] + [str(base)], sync=mount)
+        run(["cp"] + [str(f) for f in original.parts()] + [str(folder)], sync=mount)
+        layout = [] if base.is_gguf else ["--shard-layout", "source"]
 
         results, growth = [], []
         for i in range(SHARED_REPEATS + 1):
@@ -374,8 +461,7 @@ class Bench:
             settle_used(mount, self.args.settle)
             before = used_bytes(mount)
             out.mkdir()
-            command = self.build_command(base, out / "solar", "--shard-layout", "source")
-            result = run(command, sync=out)
+            result = run(self.build_command(base, out, *layout), sync=out)
             settle_used(mount, 0)
             total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
             say(f"  dus  {result}")
@@ -383,13 +469,13 @@ class Bench:
                 results.append(result)
                 growth.append((used_bytes(mount) - before) / total * 100)
         self.small_rows.append([
-            f"`dus build --shard-layout source` on {kind}, {total:,} bytes",
+            f"`{' '.join(['dus build', *layout])}` on {kind}, {base.name}{total:,} bytes",
             spread([r.total for r in results], 3) + " s",
             f"{spread(growth, 2)} % more blocks used",
             "≤ 1 s, ≤ 1 % blocks",
         ])  # fmt: skip
-        self.peaks[f"{gb(total)} GB, shared on {kind}"] = max(r.peak for r in results)
-        self.raw[f"shared_{kind}"] = {
+        self.peaks[f"{base.name}{gb(total)} GB, shared on {kind}"] = max(r.peak for r in results)
+        self.raw[f"{'gguf_' if base.is_gguf else ''}shared_{kind}"] = {
             "bytes": total,
             "dus": [r.numbers() for r in results],
             "blocks_percent": growth,
@@ -569,9 +655,9 @@ def sync_disk(path):
         os.sync()
 
 
-def synthesise(out, preset):
-    say(f"writing a synthetic base ({preset})")
-    script = Path(__file__).with_name("synthetic_mistral.py")
+def synthesise(out, preset, script="synthetic_mistral.py"):
+    say(f"writing a synthetic base ({out.name}, {preset})")
+    script = Path(__file__).with_name(script)
     run([sys.executable, str(script), "--out", str(out), "--preset", preset])
     os.sync()
 

@@ -21,6 +21,8 @@ mod place;
 mod plans;
 #[path = "gguf/proof.rs"]
 mod proof;
+#[path = "gguf/python.rs"]
+mod python;
 #[path = "gguf/sharing.rs"]
 mod sharing;
 #[path = "gguf/stopped.rs"]

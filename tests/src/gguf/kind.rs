@@ -115,7 +115,7 @@ impl Kind {
                 "BF16" => block[1] = block[1] & 0x80 | 0x3c,
                 "F64" => block[7] = block[7] & 0x80 | 0x3f,
                 "MXFP4" => block[0] = 100 + block[0] % 20,
-                "NVFP4" => block[..4].iter_mut().for_each(|scale| *scale = *scale & 0x3f | 0x10),
+                "NVFP4" => block[..4].iter_mut().for_each(|scale| *scale = *scale & 0x3f | 0x20),
                 // The scale is the upper four bits of four words.
                 "IQ1_M" => block[55] = block[55] & 0x0f | 0x20,
                 _ => {}
