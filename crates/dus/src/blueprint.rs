@@ -183,7 +183,8 @@ impl Blueprint {
             self.refuse_unlike_metadata(gguf)?;
             let sources = self.plan.layers().iter().map(|layer| layer.sources()[0].layer);
             let layers: Vec<usize> = sources.collect();
-            GgufHead::deepened(gguf, &layers, self.donor().anatomy.num_layers())?
+            let depths = self.models.iter().map(|model| model.anatomy.num_layers());
+            GgufHead::deepened(gguf, &layers, depths.max().unwrap_or(0))?
         } else {
             let config = &self.config()?.config;
             let weights = self.main_encoding();

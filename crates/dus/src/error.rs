@@ -348,15 +348,6 @@ pub enum Error {
         key: &'static str,
     },
 
-    /// More layers than llama.cpp loads.
-    #[error("the plan has {num_layers} layers; llama.cpp loads GGUF files of up to {most}")]
-    TooDeepForGguf {
-        /// The layers of the plan.
-        num_layers: usize,
-        /// The most.
-        most: usize,
-    },
-
     /// GGUF files that cannot be one model.
     #[error(
         "layers of several GGUF files cannot be joined: `{key}` of {other} differs, or stands once a layer"

@@ -17,9 +17,6 @@ use crate::splice::{Model, NewTensor, Splice};
 /// The keys of provenance begin with this, and `dus.manifest` holds what a folder has as `dus.json`.
 pub const MANIFEST_KEY: &str = "dus.manifest";
 
-/// The most layers that llama.cpp loads.
-const MAX_LAYERS: usize = 512;
-
 /// What a GGUF file says before its tensors.
 #[derive(Debug)]
 pub struct GgufHead {
@@ -34,11 +31,13 @@ pub struct GgufHead {
 }
 
 impl GgufHead {
-    /// The metadata of a GGUF file, for layers that are these of its own.
+    /// The metadata of a GGUF file, for layers that are these of its own, or of others that have the
+    /// same settings and up to `num_base_layers` layers.
     pub fn deepened(gguf: &Gguf, layers: &[usize], num_base_layers: usize) -> Result<Self> {
         let mut metadata = gguf.metadata.clone();
-        if layers.len() > MAX_LAYERS {
-            return Err(Error::TooDeepForGguf { num_layers: layers.len(), most: MAX_LAYERS });
+        let count = gguf.architecture.key("block_count");
+        if metadata.u64(&count)?.is_some_and(|count| count < num_base_layers as u64) {
+            metadata.set(&count, &(num_base_layers as u32));
         }
         let name = gguf.architecture.name;
         let notes = settings::deepen_metadata(&mut metadata, name, layers, num_base_layers)

@@ -130,14 +130,3 @@ fn write_dtype(config: &mut Object, dtype: &str) {
         config.set(key, &dtype.into());
     }
 }
-
-/// INTERIM
-pub fn deepen_metadata(
-    metadata: &mut checkpoint::gguf::Metadata,
-    architecture: &str,
-    layers: &[usize],
-    _num_base_layers: usize,
-) -> Result<Vec<String>, SettingError> {
-    metadata.set(&format!("{architecture}.block_count"), &(layers.len() as u32));
-    Ok(Vec::new())
-}

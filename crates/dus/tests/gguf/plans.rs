@@ -139,7 +139,7 @@ fn a_folder_and_a_file() {
 fn more_layers_than_llama_cpp_loads() {
     let place = Place::with(&TinyGguf { block_count: 2, ..TinyGguf::of("Q4_0") });
     let args = ["base.gguf", "--layers", "stack(257)", "-o", "out.gguf"];
-    place.refused(&args, &["514 layers", "512"]);
+    place.refused(&args, &["514", "512"]);
     place.build_by("stack(256)", &[]);
     let built = place.built();
     assert_eq!(built.get("llama.block_count"), Some(&Value::U32(512)));
