@@ -127,7 +127,6 @@ fn solar_pro_22b() {
         num_hidden_layers: 64,
         discrepancy: 24,
         num_parameters: 22_139_376_640,
-        function_preserving: None,
         ..SOLAR
     };
     check("solar-pro-22b", &[("", real::phi_3_medium())], &expected);
