@@ -212,8 +212,8 @@ def tiny(name, family, settings):
         for name, kind in types.items():
             tensors[name][0] = kind
         with safe_open(folder / "model.safetensors", "pt") as file:
-            order = list(model.state_dict()) if family == "Gemma3" else list(model.state_dict())
-            order = [name for name in order if name in set(file.keys())]
+            stored = set(file.keys())
+            order = [name for name in model.state_dict() if name in stored]
         return dict(config=config, metadata=keys, tensors=tensors, state_dict=order)
 
 
@@ -238,7 +238,7 @@ def main():
     for part in ("tiny", "published"):
         rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in record[part].items()]
         lines.append(f"{json.dumps(part)}: {{\n" + ",\n".join(rows) + "\n}")
-    print("{\n" + json.dumps("transformers") + ": " + json.dumps(record["transformers"]) + ",\n" + ",\n".join(lines) + "\n}")
+    print(f'{{\n"transformers": {json.dumps(record["transformers"])},\n' + ",\n".join(lines) + "\n}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ type IsOrdinary = fn(&Value) -> bool;
 /// Settings that are ordinary only with one value, and what speaks against others.
 const REFUSALS: &[(&str, IsOrdinary, &str)] = &[
     ("quantization_config", is_off, "is not translated: the weights are quantised"),
-    ("num_local_experts", is_off, "llama.cpp's file of this architecture has no experts for"),
-    ("num_experts", is_off, "llama.cpp's file of this architecture has no experts for"),
+    ("num_local_experts", is_off, "has no place in a file of this architecture"),
+    ("num_experts", is_off, "has no place in a file of this architecture"),
     ("num_nextn_predict_layers", is_off, "has no place in a file of this architecture"),
     ("mtp_num_hidden_layers", is_off, "has no place in a file of this architecture"),
     ("num_mtp_layers", is_off, "has no place in a file of this architecture"),
