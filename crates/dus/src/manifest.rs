@@ -2,6 +2,7 @@
 //! prove it later.
 
 use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use checkpoint::gguf::{Header, Metadata};
@@ -215,7 +216,7 @@ impl Manifest {
                 (Some(path), ..) => {
                     // Without the detour through this folder, where the base is still there.
                     let base = dir.join(path);
-                    let base = base.canonicalize().unwrap_or(base);
+                    let base = resolved(&base).unwrap_or(base);
                     base.to_str().map_or_else(|| path.clone(), str::to_owned)
                 }
                 (None, hub, revision) => format!(
@@ -258,11 +259,23 @@ fn unicode(path: PathBuf) -> Result<String> {
 
 /// The path of `target` as seen from the folder `from`; both exist or lie in folders that do.
 fn relative(target: &Path, from: &Path) -> PathBuf {
-    let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+    let target = resolved(target).unwrap_or_else(|_| target.to_owned());
     let common = target.components().zip(from.components()).take_while(|(a, b)| a == b).count();
     let up = from.components().skip(common).map(|_| Component::ParentDir);
     let relative: PathBuf = up.chain(target.components().skip(common)).collect();
     if relative.as_os_str().is_empty() { PathBuf::from(".") } else { relative }
+}
+
+/// `path` with links followed, but for a file that is one itself, as in the hub's cache: what a GGUF
+/// file is called says that it is one, and which part of a model.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if path.is_file() => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(parent.canonicalize()?.join(name))
+        }
+        _ => path.canonicalize(),
+    }
 }
 
 #[cfg(test)]

@@ -27,3 +27,5 @@ mod python;
 mod sharing;
 #[path = "gguf/stopped.rs"]
 mod stopped;
+#[path = "gguf/twice.rs"]
+mod twice;

@@ -95,11 +95,13 @@ impl Header {
 
 /// Maps the file at `path`; its length is returned too.
 fn map(path: &Path) -> Result<(Backing, u64)> {
-    let file = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
-    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-    if !metadata.is_file() {
+    // Looked at before it is opened: a pipe would be waited for.
+    let is_other = path.metadata().is_ok_and(|metadata| !metadata.is_file());
+    if is_other {
         return Err(Error::NotAFile { path: path.to_owned() });
     }
+    let file = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
+    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
     if metadata.len() == 0 {
         // An empty file cannot be mapped.
         return Ok((Backing::Read(Arc::new([])), 0));

@@ -221,6 +221,21 @@ fn a_part_that_is_missing() {
     );
 }
 
+/// A pipe is not waited for.
+#[test]
+fn a_base_that_is_no_file() {
+    let place = Place::empty();
+    let made = std::process::Command::new("mkfifo").arg(place.path("base.gguf")).status();
+    assert!(made.unwrap().success());
+    for args in [
+        &["inspect", "base.gguf"][..],
+        &["verify", "base.gguf"],
+        &["plan", "base.gguf", "--layers", PLAN],
+    ] {
+        place.dus(args).refused(&["base.gguf"]);
+    }
+}
+
 #[test]
 fn a_folder_of_gguf_files_is_not_guessed_from() {
     let place = Place::empty();

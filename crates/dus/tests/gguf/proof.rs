@@ -189,6 +189,34 @@ fn a_base_that_was_moved_is_named() {
     }
 }
 
+/// As in the hub's cache: the files are blobs without an ending, and links have their names.
+#[test]
+fn a_base_that_is_links() {
+    use std::os::unix::fs::symlink;
+
+    let place = Place::empty();
+    for dir in ["blobs", "links"] {
+        fs::create_dir(place.path(dir)).unwrap();
+    }
+    let parts = TinyGguf::default().file().write_parts(place.dir(), "split", 2);
+    let mut files = vec![place.path("whole.gguf")];
+    TinyGguf::default().write(&files[0]);
+    files.extend(parts);
+    for (i, file) in files.iter().enumerate() {
+        fs::rename(file, place.path(&format!("blobs/{i}"))).unwrap();
+        let link = place.path("links").join(file.file_name().unwrap());
+        symlink(format!("../blobs/{i}"), link).unwrap();
+    }
+    for base in ["links/whole.gguf", "links/split-00001-of-00002.gguf"] {
+        let args = ["build", base, "--layers", PLAN, "-q", "-o", "out.gguf", "--force"];
+        place.dus(&args).done();
+        place.verified(&["out.gguf"]);
+        let manifest: serde_json::Value =
+            serde_json::from_str(place.built().text("dus.manifest")).unwrap();
+        assert_eq!(manifest["models"][0]["path"], base);
+    }
+}
+
 #[test]
 fn another_base_is_refused() {
     let place = built();
