@@ -4,18 +4,20 @@
 //! lines or tensor arithmetic, and it prints nothing. In reading order:
 //!
 //! - [`json`]: JSON objects that keep what they are not asked to change
+//! - `hub_error`: what can be wrong between this machine and the hub
 //! - [`error`]: everything that can be wrong with a model's files
 //! - [`family`]: tensor names, order and shapes of model families, in tables
 //! - [`header`]: the header of a safetensors file
 //! - [`side_files`]: tokenizer, licence and what else stands beside the weights
 //! - [`folder`]: a model's folder, opened and checked
-//! - [`hub`]: where a model lies, by path or by hub id in the local cache
+//! - [`hub`]: where a model lies: by path, in the hub's local cache, or on the hub
 
 pub mod error;
 pub mod family;
 pub mod folder;
 pub mod header;
 pub mod hub;
+mod hub_error;
 pub mod json;
 pub mod side_files;
 
