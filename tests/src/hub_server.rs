@@ -378,7 +378,7 @@ impl State {
         let page = &entries[start..entries.len().min(start + PAGE)];
         let answer = Answer::json(&json!(page));
         if start + PAGE < entries.len() {
-            let next = format!("{}{path}?recursive=True&cursor={}", self.hub, start + PAGE);
+            let next = format!("{}{path}?recursive=true&cursor={}", self.hub, start + PAGE);
             return answer.header("Link", format!("<{next}>; rel=\"next\""));
         }
         answer

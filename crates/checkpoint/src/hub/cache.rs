@@ -142,7 +142,7 @@ mod write {
     }
 
     pub(in crate::hub) fn make_parent(path: &Path) -> Result<()> {
-        let parent = path.parent().expect("a path below the cache");
+        let parent = path.parent().expect("a path below a folder");
         fs::create_dir_all(parent).map_err(|e| Error::io(parent, "made", e))
     }
 

@@ -98,3 +98,25 @@ impl Remote {
 fn refuse<T>(what: &str) -> Result<T> {
     Err(HubError::NotBuiltIn { what: what.to_owned() }.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use testkit::TinyModel;
+
+    use super::*;
+
+    #[test]
+    fn the_cache_answers_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot = testkit::hub::cache(dir.path(), "owner/name", "0123", &TinyModel::default());
+        let settings = Settings { cache: Some(dir.path().to_owned()), ..Settings::from_env() };
+        let hub = Hub::new(settings).unwrap();
+        let id = |spec| ModelId::parse(spec).unwrap();
+        let found = hub.find(&id("owner/name"), Watch::nobody()).unwrap();
+        assert_eq!(found.location.dir, snapshot);
+        let error = hub.find(&id("owner/other"), Watch::nobody()).unwrap_err();
+        let expected = "owner/other needs the hub, and this build has no hub support";
+        assert_eq!(error.to_string(), expected);
+        assert!(hub.resolve(&id("owner/name"), Watch::nobody()).is_err());
+    }
+}

@@ -18,6 +18,8 @@ pub struct Settings {
     pub cache: Option<PathBuf>,
     /// Who asks. `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME/token`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`
     pub token: Option<String>,
+    /// Whom to trust, a file of PEM certificates, in place of Mozilla's list. `SSL_CERT_FILE`
+    pub certificates: Option<PathBuf>,
     /// Whether nothing may be asked. `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`
     pub offline: bool,
     /// How long a server may be silent. `HF_HUB_DOWNLOAD_TIMEOUT`, 10 seconds
@@ -56,6 +58,7 @@ impl Settings {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache: cache(var),
             token: if is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { token(var) },
+            certificates: path(var, "SSL_CERT_FILE"),
             offline: is_true(offline),
             timeout: Duration::from_secs(timeout.max(1)),
             connections: 8,
@@ -147,6 +150,7 @@ mod tests {
         );
         assert_eq!(of(&[("HUGGINGFACE_HUB_CACHE", "/d")]).cache, Some("/d".into()));
         assert_eq!(read(&[("XDG_CACHE_HOME", "/x")]).cache, Some("/x/huggingface/hub".into()));
+        assert_eq!(of(&[("SSL_CERT_FILE", "/pem")]).certificates, Some("/pem".into()));
         for (yes, offline) in
             [("1", true), ("true", true), ("on", true), ("0", false), ("no", false)]
         {

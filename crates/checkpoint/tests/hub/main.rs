@@ -13,3 +13,4 @@ mod place;
 mod push;
 mod python;
 mod remote;
+mod tls;

@@ -42,6 +42,7 @@ impl Place {
             endpoint: self.server.endpoint().to_owned(),
             cache: Some(self.cache()),
             token: Some("hf_test".to_owned()),
+            certificates: None,
             offline: false,
             timeout: Duration::from_secs(5),
             connections: 4,

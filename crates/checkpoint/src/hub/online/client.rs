@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,7 +122,8 @@ impl Hub {
             }
             .into());
         }
-        let tls = TlsConfig::builder().root_certs(root_certs()?).build();
+        let tls =
+            TlsConfig::builder().root_certs(root_certs(settings.certificates.as_deref())?).build();
         let config = Agent::config_builder()
             .tls_config(tls)
             .user_agent(concat!("dus/", env!("CARGO_PKG_VERSION")))
@@ -389,13 +390,10 @@ fn sleep(time: Duration, watch: Watch) -> Result<()> {
     }
 }
 
-/// The certificates to trust: those of `SSL_CERT_FILE`, else Mozilla's.
-fn root_certs() -> Result<RootCerts> {
-    let name = "SSL_CERT_FILE";
-    let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()) else {
-        return Ok(RootCerts::WebPki);
-    };
-    let pem = std::fs::read(&path).unwrap_or_default();
+/// The certificates to trust: those in the file at `path`, else Mozilla's.
+fn root_certs(path: Option<&Path>) -> Result<RootCerts> {
+    let Some(path) = path else { return Ok(RootCerts::WebPki) };
+    let pem = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let certificates: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -403,10 +401,12 @@ fn root_certs() -> Result<RootCerts> {
         })
         .collect();
     if certificates.is_empty() {
-        let value = path.to_string_lossy().into_owned();
-        return Err(
-            HubError::Variable { name, value, expected: "a file of PEM certificates" }.into()
-        );
+        return Err(HubError::Variable {
+            name: "SSL_CERT_FILE",
+            value: path.to_string_lossy().into_owned(),
+            expected: "a file of PEM certificates",
+        }
+        .into());
     }
     Ok(RootCerts::new_with_certs(&certificates))
 }

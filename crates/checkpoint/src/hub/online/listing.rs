@@ -58,7 +58,7 @@ impl Hub {
             reply.json::<Info>()?.sha
         };
         let first =
-            format!("{}/tree/{}?recursive=True&expand=False", self.api(repo), encode_part(&commit));
+            format!("{}/tree/{}?recursive=true&expand=false", self.api(repo), encode_part(&commit));
         if !id::is_commit(&commit) {
             return Err(malformed(&first, format!("a commit called {commit:?}")));
         }

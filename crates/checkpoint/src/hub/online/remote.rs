@@ -1,11 +1,13 @@
 //! A repository that is read where it lies.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use super::client::Hub;
 use super::hash;
@@ -14,6 +16,7 @@ use super::source::{Fault, Pinned, Source, StartOver};
 use crate::error::{Error, Result};
 use crate::header;
 use crate::hub::Location;
+use crate::hub::cache;
 use crate::hub::revision::{RemoteFile, Revision};
 use crate::hub::watch::Watch;
 use crate::hub_error::HubError;
@@ -66,30 +69,38 @@ impl Remote {
     /// [`read_at`](Self::read_at), at the same offsets.
     pub fn outline(&self, dir: &Path, side_files: bool, watch: Watch) -> Result<Location> {
         let paths: BTreeSet<String> = self.revision.files.iter().map(|f| f.path.clone()).collect();
-        let read = |path: &str| self.read(path, watch);
-        let needs = needs::needs(&self.revision.repo, &paths, &read)?;
-        for file in &self.revision.files {
-            let path = dir.join(&file.path);
-            let is_weight = needs.weights.contains(&file.path);
-            if !is_weight && !needs.side_files.contains(&file.path) {
-                continue;
+        let needs = needs::needs(&self.revision.repo, &paths, &|path| self.read(path, watch))?;
+        let files: Vec<&RemoteFile> =
+            self.revision.files.iter().filter(|file| needs.contain(&file.path)).collect();
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let stop = || lock(&failed).is_some() || (watch.is_cancelled)();
+        let watch = Watch { progress: watch.progress, is_cancelled: &stop };
+        let work = || {
+            while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let is_weight = needs.weights.contains(&file.path);
+                let beginning = if is_weight {
+                    self.beginning(file, watch)
+                } else if side_files || is_described(&file.path) {
+                    self.read(&file.path, watch)
+                } else {
+                    Ok(Vec::new())
+                };
+                let path = dir.join(&file.path);
+                if let Err(error) = beginning.and_then(|bytes| write(&path, &bytes, file.bytes)) {
+                    lock(&failed).get_or_insert(error);
+                    return;
+                }
             }
-            let parent = path.parent().unwrap_or(dir);
-            fs::create_dir_all(parent).map_err(|e| Error::io(parent, "made", e))?;
-            let beginning = if is_weight {
-                self.beginning(file, watch)?
-            } else if side_files || is_described(&file.path) {
-                read(&file.path)?
-            } else {
-                Vec::new()
-            };
-            let made = File::create(&path).and_then(|made| {
-                made.write_all_at(&beginning, 0)?;
-                made.set_len(file.bytes)
-            });
-            made.map_err(|e| Error::io(&path, "written", e))?;
+        };
+        thread::scope(|scope| {
+            for _ in 0..self.hub.settings().connections.max(1) {
+                scope.spawn(work);
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(Location { dir: dir.to_owned(), hub: Some(self.revision.hub_id()) }),
         }
-        Ok(Location { dir: dir.to_owned(), hub: Some(self.revision.hub_id()) })
     }
 
     /// The length and the header of a safetensors file; what is none comes as far as it was read.
@@ -124,10 +135,7 @@ impl Remote {
         if range.end > file.bytes {
             return Err(self.too_short(file, &range));
         }
-        let pinned = {
-            let mut all = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(file.path.clone()).or_default().clone()
-        };
+        let pinned = lock(&self.pinned).entry(file.path.clone()).or_default().clone();
         let source = Source::new(&self.hub, &self.revision, file, &pinned);
         let mut sink = |at: u64, bytes: &[u8]| {
             let start = (at - offset) as usize;
@@ -154,8 +162,22 @@ impl Remote {
     }
 }
 
+/// Writes a file that begins with `beginning` and is a hole from there on.
+fn write(path: &Path, beginning: &[u8], bytes: u64) -> Result<()> {
+    cache::make_parent(path)?;
+    let made = File::create(path).and_then(|file| {
+        file.write_all_at(beginning, 0)?;
+        file.set_len(bytes)
+    });
+    made.map_err(|e| Error::io(path, "written", e))
+}
+
 /// Whether a file is one that says what the model is.
 fn is_described(path: &str) -> bool {
     let (name, end) = path.rsplit_once('.').unwrap_or((path, ""));
     name == "README" || (end == "json" && !name.starts_with("tokenizer") && name != "vocab")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
