@@ -74,10 +74,10 @@ pub enum HubError {
     BadToken,
 
     /// The token may not do this.
-    #[error("the hub forbids {doing}{}", said(message))]
+    #[error("the hub denies access to {repo}{}", said(message))]
     Forbidden {
-        /// What was tried, as in "reading owner/name".
-        doing: String,
+        /// `owner/name`.
+        repo: String,
         /// The hub's reason; may be empty.
         message: String,
     },

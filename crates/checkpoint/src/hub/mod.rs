@@ -16,7 +16,7 @@
 //! - `watch`: how a long call tells what it does, and hears that it should stop
 //! - `cache`: the cache's folders, links and locks
 //! - `revision`: what a repository holds at one commit
-//! - `client`: one request, with its redirects, its errors and its patience
+//! - `address`, `reply`, `client`: one request, with its redirects, its errors and its patience
 //! - `needs`: which files of a repository a build needs
 //! - `listing`: asking the hub what a repository holds
 //! - `source`: one file of the hub as a stream of bytes that survives a broken connection
@@ -24,7 +24,7 @@
 //! - `hash`: what a file must be
 //! - `download`: many files at once, into the cache
 //! - `remote`: a repository that is read where it lies
-//! - `upload`, `push`: what is sent, and sending it
+//! - `upload`, `push`, `lfs`: what is sent, and sending it
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -41,14 +41,17 @@ mod watch;
 
 #[cfg(feature = "hub")]
 mod online {
+    pub(super) mod address;
     pub(super) mod client;
     pub(super) mod download;
     pub(super) mod hash;
+    pub(super) mod lfs;
     pub(super) mod listing;
     pub(super) mod needs;
     pub(super) mod partial;
     pub(super) mod push;
     pub(super) mod remote;
+    pub(super) mod reply;
     pub(super) mod source;
 }
 #[cfg(not(feature = "hub"))]

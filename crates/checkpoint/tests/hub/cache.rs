@@ -64,10 +64,10 @@ fn a_download_that_is_killed_goes_on() {
         .env_remove("HF_HUB_OFFLINE")
         .spawn()
         .unwrap();
+    let name = format!("{}.dus.journal.incomplete", testkit::hub_server::sha256(&weights));
     let journal = || {
         let blobs = place.cache().join("models--owner--name/blobs");
-        let name = format!("{}.dus.journal.incomplete", testkit::hub_server::sha256(&weights));
-        fs::read_to_string(blobs.join(name)).unwrap_or_default().lines().count()
+        fs::read_to_string(blobs.join(&name)).unwrap_or_default().lines().count()
     };
     while journal() < 2 && child.try_wait().unwrap().is_none() {
         thread::sleep(Duration::from_millis(5));

@@ -248,7 +248,7 @@ fn refusals_of_other_kinds() {
     refused(
         &place,
         None,
-        "the hub forbids this to owner/name: Access to this resource is disabled.",
+        "the hub denies access to owner/name: Access to this resource is disabled.",
         "",
     );
     say(404, &[("X-Error-Code", "RevisionNotFound")]);
@@ -287,6 +287,17 @@ fn answers_that_are_none() {
     let bad = Settings { endpoint: "huggingface.co".to_owned(), ..place.settings() };
     let error = Hub::new(bad).unwrap_err().to_string();
     assert_eq!(error, "HF_ENDPOINT is \"huggingface.co\", which is not an http or https address");
+}
+
+#[test]
+fn listings_that_break_off() {
+    let weights = noise(10);
+    let place = Place::with_weights(&weights);
+    for target in ["/revision/", "/tree/"] {
+        place.server.fail(Host::Hub, target, 2, Fault::Drop(20));
+    }
+    place.find().unwrap();
+    assert_eq!(fs::read(place.snapshot().join("tokenizer.json")).unwrap(), b"{}");
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn who_may_not_upload_hears_why() {
     place.server.fail(Host::Hub, "create", 1, Fault::Status(403, forbidden.to_vec()));
     let error = sent(&place, &files).unwrap_err();
     let expected =
-        "the hub forbids this to owner/name: You don't have the rights to create a model";
+        "the hub denies access to owner/name: You don't have the rights to create a model";
     assert_eq!(error.to_string(), expected);
 
     // The token may not make repositories, but this one is there.

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
-use ureq::http::{HeaderMap, Method, Response, Uri};
+use ureq::http::{Method, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
+use super::address::{host, origin, resolve};
+use super::reply::{About, Reply, header, malformed, unreachable};
 use crate::error::{Error, Result};
 use crate::hub::cache::Cache;
 use crate::hub::settings::Settings;
@@ -24,14 +26,6 @@ use crate::hub_error::HubError;
 pub struct Hub {
     settings: Arc<Settings>,
     agent: Agent,
-}
-
-/// What a request is about, for its errors.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct About<'a> {
-    pub(super) repo: &'a str,
-    pub(super) revision: &'a str,
-    pub(super) file: Option<&'a str>,
 }
 
 /// A request that can be sent again.
@@ -58,16 +52,6 @@ pub(super) enum Payload {
     },
 }
 
-/// An answer, of any status that does not ask for another try.
-#[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) response: Response<Body>,
-    /// The address that answered.
-    pub(super) url: String,
-    /// The headers of the hub's own answer, where it redirected to another host.
-    pub(super) hub_headers: Option<HeaderMap>,
-}
-
 impl Request {
     pub(super) fn get(url: String) -> Self {
         Self {
@@ -86,23 +70,6 @@ impl Request {
             payload: Payload::Bytes(json.to_string().into_bytes()),
             ..Self::get(url)
         }
-    }
-}
-
-impl Reply {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        header(self.response.headers(), name)
-    }
-
-    pub(super) fn status(&self) -> u16 {
-        self.response.status().as_u16()
-    }
-
-    pub(super) fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
-        const MAX_JSON_BYTES: u64 = 64 << 20;
-        let body = self.response.body_mut().with_config().limit(MAX_JSON_BYTES).read_to_vec();
-        let body = body.map_err(|e| unreachable(&self.url, e))?;
-        serde_json::from_slice(&body).map_err(|e| malformed(&self.url, e.to_string()))
     }
 }
 
@@ -174,6 +141,28 @@ impl Hub {
         }
     }
 
+    /// Sends `request` and reads the answer, which is JSON.
+    pub(super) fn ask_json<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        about: About,
+        watch: Watch,
+    ) -> Result<(T, Reply)> {
+        let mut tries = 0;
+        loop {
+            let mut reply = self.ask(request, about, watch)?;
+            let again = request.repeatable && tries < self.settings.retries;
+            match reply.json() {
+                Ok(json) => return Ok((json, reply)),
+                // The connection broke in the midst of it.
+                Err(Error::Hub(e)) if again && matches!(*e, HubError::Unreachable { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            self.wait(tries, None, watch)?;
+            tries += 1;
+        }
+    }
+
     /// Sends `request` until an answer comes that does not ask for another try.
     pub(super) fn send(&self, request: &Request, watch: Watch) -> Result<Reply> {
         let mut tries = 0;
@@ -181,7 +170,7 @@ impl Hub {
             watch.check()?;
             let wait = match self.send_once(request, watch) {
                 // A busy server did nothing, so that this may be sent again in any case.
-                Ok(reply) if is_busy(&reply) && tries < self.settings.retries => {
+                Ok(reply) if reply.is_busy() && tries < self.settings.retries => {
                     self.asked_wait(&reply)?
                 }
                 Ok(reply) => return Ok(reply),
@@ -212,9 +201,7 @@ impl Hub {
 
     /// How long a busy server asks to be left alone, if it says so; an error if that is too long.
     fn asked_wait(&self, reply: &Reply) -> Result<Option<Duration>> {
-        let asked = reply.header("retry-after").and_then(|text| text.trim().parse().ok());
-        let asked = asked.or_else(|| rate_limit_reset(reply.header("ratelimit")?));
-        let Some(wait) = asked.map(Duration::from_secs) else { return Ok(None) };
+        let Some(wait) = reply.asked_wait() else { return Ok(None) };
         if wait > self.settings.longest_wait {
             return Err(HubError::RateLimited { host: host(&reply.url), wait }.into());
         }
@@ -306,39 +293,6 @@ impl Hub {
     pub(super) fn is_hub(&self, url: &str) -> bool {
         origin(url).is_some() && origin(url) == origin(&self.settings.endpoint)
     }
-
-    /// What an answer other than success means.
-    pub(super) fn refusal(&self, mut reply: Reply, about: About) -> Error {
-        let repo = about.repo.to_owned();
-        let with_token = self.settings.token.is_some();
-        let code = reply.header("x-error-code").unwrap_or_default().to_owned();
-        let message = reason(&mut reply);
-        let error = match (reply.status(), &*code) {
-            (_, "GatedRepo") => {
-                let page = format!("{}/{repo}", self.settings.endpoint);
-                HubError::Gated { repo, page, with_token }
-            }
-            (_, "RevisionNotFound") => {
-                HubError::RevisionNotFound { repo, revision: about.revision.to_owned() }
-            }
-            (_, "EntryNotFound") => HubError::FileNotFound {
-                repo,
-                revision: about.revision.to_owned(),
-                file: about.file.unwrap_or("of that name").to_owned(),
-            },
-            (_, "RepoNotFound") => HubError::RepoNotFound { repo, with_token },
-            (401, _) if message.contains("Invalid credentials") => HubError::BadToken,
-            // The hub answers so for what is private, too.
-            (401 | 404, _) if self.is_hub(&reply.url) => {
-                HubError::RepoNotFound { repo, with_token }
-            }
-            (403, _) if self.is_hub(&reply.url) => {
-                HubError::Forbidden { doing: format!("this to {repo}"), message }
-            }
-            (status, _) => HubError::Status { url: without_query(&reply.url), status, message },
-        };
-        error.into()
-    }
 }
 
 /// Why no answer came.
@@ -369,11 +323,6 @@ impl Read for Counted<'_> {
         (self.watch.progress)(Progress::Done(read as u64));
         Ok(read)
     }
-}
-
-/// Whether the server would answer otherwise at another time.
-fn is_busy(reply: &Reply) -> bool {
-    [408, 429, 500, 502, 503, 504].contains(&reply.status())
 }
 
 /// Sleeps, unless the caller wants to stop.
@@ -420,114 +369,5 @@ fn is_absent(error: &ureq::Error) -> bool {
             matches!(e.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
         }
         _ => false,
-    }
-}
-
-pub(super) fn unreachable(
-    url: &str,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> Error {
-    HubError::Unreachable { host: host(url), source: error.into() }.into()
-}
-
-pub(super) fn malformed(url: &str, problem: String) -> Error {
-    HubError::Malformed { url: without_query(url), problem }.into()
-}
-
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// The server's reason for a refusal, on one line.
-fn reason(reply: &mut Reply) -> String {
-    #[derive(serde::Deserialize)]
-    struct Said {
-        error: String,
-    }
-    const MAX_BYTES: u64 = 64 << 10;
-    let said = reply.header("x-error-message").map(str::to_owned).or_else(|| {
-        let body = reply.response.body_mut().with_config().limit(MAX_BYTES).read_to_vec().ok()?;
-        serde_json::from_slice::<Said>(&body).ok().map(|said| said.error)
-    });
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    said.unwrap_or_default().chars().map(printable).take(300).collect()
-}
-
-/// The seconds until more may be asked, of a header such as `"api";r=0;t=55`; `None` while `r` is not 0.
-fn rate_limit_reset(text: &str) -> Option<u64> {
-    let value = |key: &str| {
-        let mut parts = text.split(';').map(str::trim);
-        parts.find_map(|part| part.strip_prefix(key)?.parse::<u64>().ok())
-    };
-    (value("r=")? == 0).then(|| value("t="))?
-}
-
-/// The server of a URL, as it stands in an error.
-pub(super) fn host(url: &str) -> String {
-    let authority =
-        url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
-    authority.unwrap_or_else(|| url.to_owned())
-}
-
-/// Signed addresses carry keys in their query.
-fn without_query(url: &str) -> String {
-    url.split(['?', '#']).next().unwrap_or(url).to_owned()
-}
-
-/// Scheme, host and port.
-fn origin(url: &str) -> Option<(String, String, u16)> {
-    let uri: Uri = url.parse().ok()?;
-    let scheme = uri.scheme_str()?.to_owned();
-    let usual = match &*scheme {
-        "http" => 80,
-        "https" => 443,
-        _ => return None,
-    };
-    Some((scheme, uri.host()?.to_ascii_lowercase(), uri.port_u16().unwrap_or(usual)))
-}
-
-/// Where `location` leads from `url`.
-fn resolve(url: &str, location: &str) -> Option<String> {
-    let uri: Uri = url.parse().ok()?;
-    let absolute = if let Some(rest) = location.strip_prefix("//") {
-        format!("{}://{rest}", uri.scheme_str()?)
-    } else if location.starts_with('/') {
-        format!("{}://{}{location}", uri.scheme_str()?, uri.authority()?)
-    } else {
-        location.to_owned()
-    };
-    origin(&absolute).map(|_| absolute)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_lead_to_absolute_addresses() {
-        let from = "https://hub.example:8443/a/b?c";
-        let check = |location, expected: Option<&str>| {
-            assert_eq!(resolve(from, location).as_deref(), expected);
-        };
-        check("/x?y", Some("https://hub.example:8443/x?y"));
-        check("//cdn.example/x", Some("https://cdn.example/x"));
-        check("http://cdn.example/x", Some("http://cdn.example/x"));
-        check("file:///etc/passwd", None);
-        check("x", None);
-    }
-
-    #[test]
-    fn the_usual_port_is_the_same_origin() {
-        assert_eq!(origin("https://Hub.example/x"), origin("https://hub.example:443"));
-        assert_ne!(origin("http://hub.example"), origin("https://hub.example"));
-        assert_ne!(origin("https://hub.example"), origin("https://hub.example.evil"));
-        assert_eq!(host("https://user@hub.example:1/x"), "user@hub.example:1");
-    }
-
-    #[test]
-    fn rate_limits_say_when_they_end() {
-        assert_eq!(rate_limit_reset(r#""api";r=0;t=55"#), Some(55));
-        assert_eq!(rate_limit_reset(r#""api"; r=3; t=55"#), None);
-        assert_eq!(rate_limit_reset("nonsense"), None);
     }
 }

@@ -6,8 +6,9 @@ use std::fs;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::client::{About, Hub, Reply, Request, malformed};
+use super::client::{Hub, Request};
 use super::needs::{self, Needs};
+use super::reply::{About, Reply, malformed};
 use crate::error::{Error, Result};
 use crate::hub::id::{self, ModelId};
 use crate::hub::revision::{Found, RemoteFile, Revision};
@@ -54,8 +55,7 @@ impl Hub {
             revision.to_ascii_lowercase()
         } else {
             let url = format!("{}/revision/{}", self.api(repo), encode_part(revision));
-            let mut reply = self.ask(&Request::get(url), about, watch)?;
-            reply.json::<Info>()?.sha
+            self.ask_json::<Info>(&Request::get(url), about, watch)?.0.sha
         };
         let first =
             format!("{}/tree/{}?recursive=true&expand=false", self.api(repo), encode_part(&commit));
@@ -65,9 +65,10 @@ impl Hub {
         let mut files = Vec::new();
         let mut next = Some(first);
         while let Some(url) = next {
-            let mut reply = self.ask(&Request::get(url), about, watch)?;
+            let (entries, reply): (Vec<Entry>, _) =
+                self.ask_json(&Request::get(url), about, watch)?;
             next = next_page(&reply).filter(|next| self.is_hub(next));
-            for entry in reply.json::<Vec<Entry>>()? {
+            for entry in entries {
                 if entry.r#type == "file" {
                     files.push(remote_file(&reply, entry)?);
                 }

@@ -7,7 +7,9 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::client::{About, Hub, Reply, Request, header, host, unreachable};
+use super::address::host;
+use super::client::{Hub, Request};
+use super::reply::{About, Reply, header, unreachable};
 use crate::error::{Error, Result};
 use crate::hub::revision::{RemoteFile, Revision};
 use crate::hub::watch::Watch;
