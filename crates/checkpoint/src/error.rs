@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;
 use crate::gguf::tokenizer::TokenizerError;
+use crate::hub_error::HubError;
 
 /// A `Result` whose error is this crate's.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -58,6 +59,10 @@ pub enum Error {
         /// The hub id as it was given.
         spec: String,
     },
+
+    /// The hub, or the way there, failed.
+    #[error(transparent)]
+    Hub(Box<HubError>),
 
     /// A model is asked for and a file of another kind is there.
     #[error("{} is neither a folder with config.json and safetensors files nor a .gguf file", path.display())]
@@ -308,6 +313,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Hub(error) => return error.hint(),
             Self::NotInCache { spec, .. } => {
                 let (repo, revision) = spec.split_once('@').unwrap_or((spec, ""));
                 let revision = if revision.is_empty() {
@@ -337,6 +343,12 @@ impl Error {
             Self::NoIndex { .. } => "the index came with the shards; fetch it too".to_owned(),
             _ => return None,
         })
+    }
+}
+
+impl From<HubError> for Error {
+    fn from(error: HubError) -> Self {
+        Self::Hub(Box::new(error))
     }
 }
 

@@ -4,6 +4,7 @@
 //! lines or tensor arithmetic, and it prints nothing. In reading order:
 //!
 //! - [`json`]: JSON objects that keep what they are not asked to change
+//! - `hub_error`: what can be wrong between this machine and the hub
 //! - [`error`]: everything that can be wrong with a model's files
 //! - [`family`]: tensor names, order and shapes of model families, in tables
 //! - [`header`]: the header of a safetensors file
@@ -11,7 +12,7 @@
 //! - [`gguf`]: GGUF files
 //! - [`encoding`], [`model`]: how tensors are stored, and a model whose files were read
 //! - [`folder`], `open`: a model's folder, or any model, opened and checked
-//! - [`hub`]: where a model lies, by path or by hub id in the local cache
+//! - [`hub`]: where a model lies: by path, in the hub's local cache, or on the hub
 
 pub mod encoding;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod folder;
 pub mod gguf;
 pub mod header;
 pub mod hub;
+mod hub_error;
 pub mod json;
 pub mod model;
 mod open;

@@ -27,7 +27,7 @@ pub struct SideFiles {
 }
 
 /// Folders that hold other forms of the same weights, or none of the model at all.
-const SKIPPED_FOLDERS: &[&str] = &["onnx", "original", ".git", ".cache", "__pycache__"];
+pub(crate) const SKIPPED_FOLDERS: &[&str] = &["onnx", "original", ".git", ".cache", "__pycache__"];
 
 /// Ends of the names of weights in any form.
 const WEIGHTS: &[&str] = &[
@@ -50,13 +50,13 @@ const WEIGHTS: &[&str] = &[
 ];
 
 /// Ends of the names of pictures and films, which no loader reads.
-const PICTURES: &[&str] = &["png", "jpg", "jpeg", "gif", "webp", "svg", "pdf", "mp4"];
+pub(crate) const PICTURES: &[&str] = &["png", "jpg", "jpeg", "gif", "webp", "svg", "pdf", "mp4"];
 
 /// How the names of an adapter's files begin.
-const ADAPTER: &str = "adapter_";
+pub(crate) const ADAPTER: &str = "adapter_";
 
 /// What describes this model and not one made from it.
-const OWN: &[&str] = &[
+pub(crate) const OWN: &[&str] = &[
     "config.json",
     "README.md",
     "dus.json",
@@ -144,7 +144,7 @@ fn is_checkpoint(path: &Path) -> bool {
         .any(|name| path.join(name).exists())
 }
 
-fn is_weight(name: &str) -> bool {
+pub(crate) fn is_weight(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with("consolidated.") || WEIGHTS.iter().any(|end| name.ends_with(end))
 }
