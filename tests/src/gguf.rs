@@ -4,8 +4,8 @@
 //!
 //! - [`kind`]: the types of tensors
 //! - [`value`]: the types of metadata
-//! - [`file`]: a file's header and bytes, any part of which a test may spoil
-//! - [`read`]: a file read back, as strictly as llama.cpp reads it
+//! - [`mod@file`]: a file's header and bytes, any part of which a test may spoil
+//! - [`mod@read`]: a file read back, as strictly as llama.cpp reads it
 //! - [`decode`]: what blocks of the two simplest types stand for
 //! - [`tiny`]: [`TinyGguf`], a model of the architecture `llama`
 
