@@ -7,17 +7,21 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::gguf::Architecture;
 use checkpoint::gguf::tokenizer::{self, TokenizerFolder};
-use checkpoint::hub::{self, Location};
+use checkpoint::hub::Location;
 use checkpoint::side_files::SideFiles;
 use checkpoint::{Checkpoint, Encoding, Gguf};
+
+use tempfile::TempDir;
 
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
 use crate::gguf_head::GgufHead;
 use crate::plan::{LayerPlan, ModelDepth, PlannedLayer};
+use crate::progress::Watch;
 use crate::recipe::{Form, Recipe, TensorType};
 use crate::settings::{self, Changes, Deepened, Depth, SettingError};
 use crate::shards::{self, ShardLayout};
+use crate::sources::{self, Access, Found};
 use crate::splice::{Globals, Model, Splice};
 use crate::translation::{self, Translation};
 
@@ -76,20 +80,38 @@ pub struct Blueprint {
     pub layout_kind: LayoutKind,
     /// Which file each tensor goes to.
     pub layout: ShardLayout,
+    /// What a user should hear of where the models were found.
+    notices: Vec<String>,
+    /// Folders that hold the headers of models whose weights are on the hub only.
+    outlines: Vec<TempDir>,
 }
 
 impl Blueprint {
     /// Opens the models of `recipe`, whose weights it never reads, and follows the plan.
     ///
     /// The form is the recipe's, else that of the path `out`, else the first model's.
+    /// What is not here is not asked of the hub.
     pub fn new(recipe: Recipe, layout_kind: LayoutKind, out: Option<&Path>) -> Result<Self> {
-        let mut locations = Vec::new();
-        let mut models = Vec::new();
+        Self::with_access(recipe, layout_kind, out, Access::Local, &Watch::nobody())
+    }
+
+    /// The same, with models that may be asked of the hub.
+    pub fn with_access(
+        recipe: Recipe,
+        layout_kind: LayoutKind,
+        out: Option<&Path>,
+        access: Access,
+        watch: &Watch,
+    ) -> Result<Self> {
+        let (mut locations, mut models) = (Vec::new(), Vec::new());
+        let (mut notices, mut outlines) = (Vec::new(), Vec::new());
         for (name, source) in &recipe.models {
-            let location = hub::locate(&source.spec, &source.relative_to)?;
+            let Found { location, notice, outline } = sources::find(source, access, watch)?;
             let checkpoint = Checkpoint::open(&location.path)?;
             let anatomy = Anatomy::of(&checkpoint)?;
             locations.push(location);
+            notices.extend(notice);
+            outlines.extend(outline);
             models.push(Model { name: name.clone(), checkpoint, anatomy });
         }
         let depths: Vec<ModelDepth> = models
@@ -124,9 +146,17 @@ impl Blueprint {
             side_files,
             layout_kind,
             layout: ShardLayout { shards: Vec::new() },
+            notices,
+            outlines,
         };
         blueprint.layout = blueprint.laid_out(layout_kind);
         Ok(blueprint)
+    }
+
+    /// Whether the weights of all models are here, so that a build can be made.
+    #[must_use]
+    pub fn has_weights(&self) -> bool {
+        self.outlines.is_empty()
     }
 
     /// The form that is written.
@@ -309,7 +339,7 @@ impl Blueprint {
     /// What a user should hear of the new model, beyond its plan.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.notices.clone();
         // The config of a GGUF file is not written where the new one is a GGUF file too.
         if self.form() == Form::Folder || self.converts() {
             notes.extend(self.config.iter().flat_map(|config| config.notes.clone()));

@@ -368,6 +368,21 @@ pub enum Error {
         what: String,
     },
 
+    /// A hub id that is not in the cache and could not be had from the hub.
+    #[error(
+        "{spec} is not in the hub's local cache, and no such path exists; the hub did not give it"
+    )]
+    NotOnHub {
+        /// The hub id.
+        spec: String,
+        /// What the hub said, or why it was not asked.
+        source: checkpoint::Error,
+    },
+
+    /// Weights that are on the hub only.
+    #[error("the weights are on the hub only")]
+    OnlyHeaders,
+
     /// A config that says what GGUF's metadata cannot.
     #[error("{} cannot become the metadata of a GGUF file", config.display())]
     NotInGgufForm {
@@ -690,7 +705,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Checkpoint(error) => return error.hint(),
+            Self::Checkpoint(error) | Self::NotOnHub { source: error, .. } => return error.hint(),
             Self::Setting { source, .. } => return source.hint().map(str::to_owned),
             Self::RecipeLacks { key: "base" } => {
                 "give a recipe or a model, as in `dus build ./Mistral-7B-v0.1 --layers 'dus(8)' -o OUT`"

@@ -9,7 +9,8 @@
 //! - [`settings`]: the config of the deeper model
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - [`recipe`]: what is asked for
-//! - [`anatomy`], `quantised`, [`translation`], [`splice`], [`shards`], [`gguf_head`], [`blueprint`]:
+//! - [`anatomy`], `quantised`, [`translation`], [`splice`], [`shards`], [`gguf_head`], [`sources`],
+//!   [`blueprint`]:
 //!   from headers to every byte of the new files
 //! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
 //! - `disk`, [`open_file`], [`new_file`]: files
@@ -46,6 +47,7 @@ pub mod recipe;
 pub mod settings;
 pub mod shards;
 pub mod size;
+pub mod sources;
 pub mod splice;
 mod tasks;
 pub mod translation;

@@ -17,6 +17,7 @@ use dus::error::one_line;
 use dus::inspect;
 use dus::output::Output;
 use dus::recipe::{Draft, Recipe};
+use dus::sources::{self, Access};
 use dus::verify::{self, Whereabouts};
 use dus::{Error, Result};
 
@@ -81,7 +82,7 @@ fn cannot(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
 
 fn run(command: &Command, terminal: &Terminal) -> Result<Outcome, Failure> {
     match command {
-        Command::Plan(args) => plan(args).map_err(cannot("plan")),
+        Command::Plan(args) => plan(args, terminal).map_err(cannot("plan")),
         Command::Build(args) => {
             let what = format!("build {}", args.output.display());
             build(args, terminal).map_err(cannot(what))
@@ -106,9 +107,13 @@ fn run(command: &Command, terminal: &Terminal) -> Result<Outcome, Failure> {
     }
 }
 
-fn plan(args: &PlanArgs) -> Result<Outcome> {
+fn plan(args: &PlanArgs, terminal: &Terminal) -> Result<Outcome> {
     let out = args.output.as_deref();
-    let blueprint = Blueprint::new(recipe(&args.recipe)?, args.movement.shard_layout.into(), out)?;
+    let (recipe, layout) = (recipe(&args.recipe)?, args.movement.shard_layout.into());
+    let progress = terminal.progress(args.json);
+    let (access, watch) = (Access::Headers, progress.watch());
+    let blueprint = Blueprint::with_access(recipe, layout, out, access, &watch)?;
+    terminal.clear();
     let options = Options { copy: args.movement.copy.into(), ..Options::default() };
     let options = Options { force: args.movement.force, ..options };
     let out = out.map(|out| Output::at(out, blueprint.form())).transpose()?;
@@ -138,7 +143,9 @@ fn build(args: &BuildArgs, terminal: &Terminal) -> Result<Outcome> {
     let start = Instant::now();
     let out = &args.output;
     let layout = args.movement.shard_layout.into();
-    let blueprint = Blueprint::new(recipe(&args.recipe)?, layout, Some(out))?;
+    let progress = terminal.progress(args.quiet);
+    let (recipe, watch) = (recipe(&args.recipe)?, progress.watch());
+    let blueprint = Blueprint::with_access(recipe, layout, Some(out), Access::Weights, &watch)?;
     let out = Output::at(out, blueprint.form())?;
     let options = Options {
         copy: args.movement.copy.into(),
@@ -146,7 +153,6 @@ fn build(args: &BuildArgs, terminal: &Terminal) -> Result<Outcome> {
         allow_overflow: args.allow_overflow,
         resume: args.resume,
     };
-    let progress = terminal.progress(args.quiet);
     let built = build::build(&blueprint, out, &options, &progress.watch())?;
     terminal.clear();
     let name = args.output.display().to_string();
@@ -183,10 +189,11 @@ fn verify(args: &VerifyArgs, terminal: &Terminal) -> Result<Outcome> {
 }
 
 fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
-    let location = checkpoint::hub::locate(&args.model, Path::new(""))?;
-    let checkpoint = checkpoint::Checkpoint::open(&location.path)?;
-    let description = inspect::describe(&checkpoint);
     let progress = terminal.progress(args.json);
+    let access = if args.duplicates { Access::Weights } else { Access::Headers };
+    let found = sources::find(&cli::here(args.model.clone()), access, &progress.watch())?;
+    let checkpoint = checkpoint::Checkpoint::open(&found.location.path)?;
+    let description = inspect::describe(&checkpoint);
     let duplicates = args
         .duplicates
         .then(|| inspect::duplicate_layers(&checkpoint, &progress.watch()))
@@ -199,9 +206,13 @@ fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
         }
         print(&format!("{object:#}\n"))?;
     } else {
-        let dir = location.path.display().to_string();
+        let dir = match &found.outline {
+            Some(_) => args.model.clone(),
+            None => found.location.path.display().to_string(),
+        };
         print(&report::description(&description, &dir, duplicates.as_deref()))?;
         terminal::notes(description.problem.as_slice());
+        terminal::notes(found.notice.as_slice());
     }
     Ok(Outcome::Done)
 }
@@ -223,7 +234,7 @@ fn recipe(args: &RecipeArgs) -> Result<Recipe> {
             return Err(Error::NotARecipe { path: path.to_owned() });
         } else {
             // A path that is wrong is said before anything that is missing beside it.
-            checkpoint::hub::locate(text, Path::new(""))?;
+            sources::check(&cli::here(text.clone()))?;
             draft.base = Some(cli::here(text.clone()));
         }
     }

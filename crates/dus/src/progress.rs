@@ -14,6 +14,8 @@ pub enum Progress {
     },
     /// It is through with this many more bytes.
     Done(u64),
+    /// So many bytes that were done have to be moved again.
+    Lost(u64),
     /// It waits for the disk to have everything.
     Syncing,
 }

@@ -23,8 +23,13 @@ pub(crate) fn plan(blueprint: &Blueprint, room: &Room) -> String {
     let models: Vec<String> = blueprint
         .models
         .iter()
-        .map(|model| {
-            let dir = model.checkpoint.path().display();
+        .zip(&blueprint.locations)
+        .map(|(model, location)| {
+            let path = model.checkpoint.path().display();
+            let dir = match &location.hub {
+                Some(hub) if !blueprint.has_weights() => format!("{} on the hub", hub.repo),
+                _ => path.to_string(),
+            };
             let layers = model.anatomy.num_layers();
             match &model.name {
                 Some(name) => format!("{name} = {dir}, {layers} layers"),

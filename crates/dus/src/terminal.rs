@@ -70,6 +70,7 @@ impl Terminal {
                     bar.set_message(doing);
                 }
                 Progress::Done(bytes) => bar.inc(bytes),
+                Progress::Lost(bytes) => bar.dec(bytes),
                 Progress::Syncing => {
                     bar.set_style(syncing.clone());
                     bar.enable_steady_tick(Duration::from_millis(100));

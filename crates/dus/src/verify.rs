@@ -20,6 +20,7 @@ use crate::manifest::{Manifest, SourceFile};
 use crate::open_file::{OpenFile, open_files};
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Draft, Form, Recipe, Source};
+use crate::sources::Access;
 use crate::splice::{Model, NewTensor};
 
 /// What a comparison found.
@@ -62,8 +63,8 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     let flags =
         Draft { base: whereabouts.base, models: whereabouts.models, to, ..Draft::default() };
     let recipe: Recipe = manifest.draft(folder).replaced_by(flags).finish()?;
-    let blueprint =
-        Blueprint::new(recipe, LayoutKind::Size, None).map_err(|error| match error {
+    let blueprint = Blueprint::with_access(recipe, LayoutKind::Size, None, Access::Weights, watch)
+        .map_err(|error| match error {
             Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
                 Error::BaseGone { source }
             }

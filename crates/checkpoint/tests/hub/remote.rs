@@ -100,7 +100,16 @@ fn an_outline_opens_as_the_model() {
     let describe = |checkpoint: &Checkpoint| {
         let tensors = checkpoint.tensors().iter();
         tensors
-            .map(|t| format!("{} {:?} {:?} {} {:?}", t.name, t.encoding.dtype().unwrap(), t.shape, t.file, t.range))
+            .map(|t| {
+                format!(
+                    "{} {:?} {:?} {} {:?}",
+                    t.name,
+                    t.encoding.dtype().unwrap(),
+                    t.shape,
+                    t.file,
+                    t.range
+                )
+            })
             .collect::<Vec<_>>()
     };
     assert_eq!(describe(&found), describe(&expected));

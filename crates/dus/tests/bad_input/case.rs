@@ -125,6 +125,7 @@ impl Case {
         let mut dus = Command::new(&self.program);
         dus.arg(command).args(&self.args).arg("-o").arg(&self.out).args(flags);
         dus.current_dir(self.dir()).env("HF_HUB_CACHE", self.dir().join("hub"));
+        dus.env("HF_HUB_OFFLINE", "1");
         dus.env("COLUMNS", "80");
         if let Some(user) = self.user {
             dus.uid(user).gid(user);

@@ -60,7 +60,7 @@ impl Workshop {
 
     /// Runs any command likewise, wherever it stands.
     pub(crate) fn run(&self, mut command: Command) -> Run {
-        command.env("HF_HUB_CACHE", self.path("hub"));
+        command.env("HF_HUB_CACHE", self.path("hub")).env("HF_HUB_OFFLINE", "1");
         let mut command = assert_cmd::Command::from_std(command);
         let output = command.timeout(Duration::from_mins(2)).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -1,0 +1,124 @@
+//! Models that are on the hub only: planned from headers, fetched for a build. The hub is one on this
+//! machine.
+
+#![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
+#![expect(clippy::print_stderr, reason = "a file that is shared says why a test is skipped")]
+
+#[path = "command_line/dus.rs"]
+mod dus;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use dus::{dus, run};
+use testkit::hub_server::{Fault, Host, HubServer};
+use testkit::{TinyModel, splice, weights};
+
+const REPO: &str = "owner/tiny";
+const PLAN: &str = "0..3 + 1..4";
+
+/// A hub with a tiny model, and an empty folder to work in.
+struct Place {
+    hub: HubServer,
+    model: TinyModel,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let model = TinyModel { num_shards: Some(2), ..TinyModel::default() };
+        let (hub, dir) = (HubServer::start(), tempfile::tempdir().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        model.write(folder.path());
+        hub.commit_folder(REPO, folder.path());
+        Self { hub, model, dir }
+    }
+
+    fn dus(&self) -> Command {
+        let mut dus = dus(self.dir.path());
+        dus.env("HF_ENDPOINT", self.hub.endpoint()).env("HF_HUB_OFFLINE", "0");
+        dus.env("TMPDIR", self.dir.path().join("tmp"));
+        fs::create_dir_all(self.dir.path().join("tmp")).unwrap();
+        dus
+    }
+
+    fn out(&self) -> std::path::PathBuf {
+        self.dir.path().join("out")
+    }
+}
+
+#[test]
+fn a_plan_reads_headers_only() {
+    let place = Place::new();
+    let args = ["plan", REPO, "--layers", PLAN, "--json"];
+    let plan = run(place.dus(), &args).done().json();
+    assert_eq!(plan["num_hidden_layers"], 6);
+    assert_eq!(plan["obstacles"], serde_json::json!([]));
+
+    let local = tempfile::tempdir().unwrap();
+    place.model.write(&local.path().join("base"));
+    let args = ["plan", "base", "--layers", PLAN, "--json"];
+    let same = run(dus(local.path()), &args).done().json();
+    for key in ["bytes", "num_parameters", "num_tensors", "layers", "shards"] {
+        assert_eq!(plan[key], same[key], "{key}");
+    }
+    assert!(!place.dir.path().join("hub").exists(), "nothing comes into the cache");
+    let left = place.dir.path().join("tmp").read_dir().unwrap().count();
+    assert_eq!(left, 0, "headers are not left behind");
+    place.hub.assert_token_stayed();
+}
+
+#[test]
+fn a_build_fetches_its_base_and_is_proved() {
+    let place = Place::new();
+    let args = ["build", REPO, "--layers", PLAN, "-o", "out"];
+    run(place.dus(), &args).done();
+    let expected = splice::expected(&place.model.tensors_by_name(), &[0, 1, 2, 1, 2, 3], "model.layers");
+    assert_eq!(weights::read(&place.out()), expected);
+    run(place.dus(), &["verify", "out"]).done();
+    // What is in the cache now serves without the hub.
+    let mut offline = place.dus();
+    offline.env("HF_HUB_OFFLINE", "1");
+    run(offline, &["verify", "out"]).done();
+}
+
+#[test]
+fn a_connection_that_breaks_is_taken_up_again() {
+    let place = Place::new();
+    place.hub.fail(Host::Storage, "", 2, Fault::Drop(1000));
+    run(place.dus(), &["build", REPO, "--layers", PLAN, "-o", "out"]).done();
+    run(place.dus(), &["verify", "out"]).done();
+}
+
+#[test]
+fn what_the_hub_refuses_is_named_and_leaves_nothing() {
+    let check = |prepare: &dyn Fn(&Place), repo: &str, expected: &[&str]| {
+        let place = Place::new();
+        prepare(&place);
+        for command in ["plan", "build"] {
+            let args = [command, repo, "--layers", PLAN, "-o", "out"];
+            run(place.dus(), &args).refused(expected);
+            assert!(!place.out().exists());
+        }
+    };
+    check(&|_| {}, "owner/missing", &["owner/missing", "no such path exists"]);
+    check(&|_| {}, "owner/tiny@nothing", &["nothing"]);
+    check(&|place| place.hub.hide(REPO, "hf_secret", true), REPO, &[REPO]);
+    let wrong = |place: &Place| place.hub.fail(Host::Storage, "", 99, Fault::WrongBytes);
+    let place = Place::new();
+    wrong(&place);
+    run(place.dus(), &["build", REPO, "--layers", PLAN, "-o", "out"]).refused(&[REPO]);
+    assert!(!place.out().exists());
+}
+
+#[test]
+fn without_a_network_the_cache_is_all_there_is() {
+    let place = Place::new();
+    let mut offline = place.dus();
+    offline.env("HF_HUB_OFFLINE", "1");
+    let args = ["build", REPO, "--layers", PLAN, "-o", "out"];
+    run(offline, &args).refused(&[REPO, "no such path exists", "HF_HUB_OFFLINE"]);
+    assert_eq!(place.hub.requests().len(), 0);
+    assert!(!Path::new(&place.out()).exists());
+}
