@@ -126,7 +126,8 @@ impl Blueprint {
         let donor = globals.embeddings;
         refuse_unlike_forms(&models)?;
         let form = form(&recipe, &models[donor].checkpoint, out)?;
-        let translation = Translation::new(&models[donor].checkpoint, form, recipe.dtype)?;
+        let checkpoints: Vec<&Checkpoint> = models.iter().map(|model| &model.checkpoint).collect();
+        let translation = Translation::new(&checkpoints, donor, form, recipe.dtype)?;
         let splice = Splice::new(&models, &plan, globals, &translation)?;
         let changes = Changes {
             architecture: recipe.architecture,
@@ -214,7 +215,11 @@ impl Blueprint {
             let sources = self.plan.layers().iter().map(|layer| layer.sources()[0].layer);
             let layers: Vec<usize> = sources.collect();
             let depths = self.models.iter().map(|model| model.anatomy.num_layers());
-            GgufHead::deepened(gguf, &layers, depths.max().unwrap_or(0))?
+            let mut head = GgufHead::deepened(gguf, &layers, depths.max().unwrap_or(0))?;
+            if self.translation.dtype.is_some() {
+                head.set_type(self.main_encoding());
+            }
+            head
         } else {
             let config = &self.config()?.config;
             let weights = self.main_encoding();
@@ -225,7 +230,12 @@ impl Blueprint {
             Some(gguf) => gguf.metadata.str("general.name")?.map(str::to_owned),
             None => None,
         };
-        let stem = || donor.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = || {
+            let path = donor.path().canonicalize().unwrap_or_else(|_| donor.path().to_owned());
+            // A folder's name may have dots, as in Mistral-7B-v0.1.
+            let name = if donor.gguf().is_some() { path.file_stem() } else { path.file_name() };
+            name.unwrap_or_default().to_string_lossy().into_owned()
+        };
         let base = base.or(hub).unwrap_or_else(stem);
         head.describe(&base, &self.recipe.layers_text, self.splice.num_parameters());
         Ok(head)
@@ -298,10 +308,12 @@ impl Blueprint {
             Form::Folder => {
                 obstacles.extend(self.config().err());
                 obstacles.extend(self.tokenizer_folder().err());
-                let untranslated = self.donor().checkpoint.gguf().map(|gguf| &gguf.untranslated);
-                for what in untranslated.into_iter().flatten() {
-                    let path = self.donor().checkpoint.path().to_owned();
-                    obstacles.push(Error::Untranslated { path, what: what.clone() });
+                for checkpoint in self.models.iter().map(|model| &model.checkpoint) {
+                    let untranslated = checkpoint.gguf().map(|gguf| &gguf.untranslated);
+                    for what in untranslated.into_iter().flatten() {
+                        let path = checkpoint.path().to_owned();
+                        obstacles.push(Error::Untranslated { path, what: what.clone() });
+                    }
                 }
             }
             Form::Gguf => obstacles.extend(self.gguf_head().err()),
@@ -380,7 +392,7 @@ impl Blueprint {
         let dtypes: Vec<String> = (self.models.iter())
             .map(|model| format!("{} is {}", model.label(), first(model)))
             .collect();
-        (unlike && self.recipe.dtype.is_none()).then(|| {
+        (unlike && self.translation.dtype.is_none()).then(|| {
             format!("the models' types differ ({}); `dtype` makes them one", dtypes.join(", "))
         })
     }

@@ -644,7 +644,7 @@ pub enum Error {
     },
 
     /// A file that is neither a recipe nor a model.
-    #[error("{} is a file; a recipe ends in .toml, and a model is a folder", path.display())]
+    #[error("{} is a file; a recipe ends in .toml, and a model is a folder or ends in .gguf", path.display())]
     NotARecipe {
         /// The file.
         path: PathBuf,

@@ -69,6 +69,18 @@ impl GgufHead {
         Ok(Self { metadata, settings, alignment: DEFAULT_ALIGNMENT, notes })
     }
 
+    /// Says that most of the weights are stored as `weights` now.
+    pub fn set_type(&mut self, weights: Encoding) {
+        let file_type = weights.ggml_type().and_then(gguf::parameters::file_type);
+        if let Some(file_type) = file_type {
+            self.metadata.set("general.file_type", &file_type);
+        }
+        if self.metadata.get("general.quantization_version").is_none() {
+            self.metadata
+                .set("general.quantization_version", &gguf::parameters::QUANTIZATION_VERSION);
+        }
+    }
+
     /// Names the model, after its base and the plan, and says how large it is.
     pub fn describe(&mut self, base: &str, layers: &str, num_parameters: u64) {
         self.metadata.set("general.name", format!("{base} {layers}").as_str());

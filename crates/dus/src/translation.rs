@@ -25,11 +25,17 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// The translation of models of the form of `source` to the form `to`.
+    /// The translation of `sources`, all of one form, to the form `to`; that at `donor` gives the config.
     ///
     /// A GGUF file without a `dtype` becomes a folder in the type that most of it has, or in float16,
     /// the closest one of 16 bits, if any of it is quantised.
-    pub fn new(source: &Checkpoint, to: Form, dtype: Option<TensorType>) -> Result<Self> {
+    pub fn new(
+        sources: &[&Checkpoint],
+        donor: usize,
+        to: Form,
+        dtype: Option<TensorType>,
+    ) -> Result<Self> {
+        let source = sources[donor];
         let from = form(source);
         if let (Form::Folder, Some(dtype @ TensorType::Q8_0)) = (to, dtype) {
             return Err(Error::DtypeOfGguf { dtype: dtype.name() });
@@ -46,7 +52,7 @@ impl Translation {
             }
         };
         let dtype = match (from, to) {
-            (Form::Gguf, Form::Folder) => Some(dtype.unwrap_or_else(|| main_type(source))),
+            (Form::Gguf, Form::Folder) => Some(dtype.unwrap_or_else(|| main_type(sources))),
             _ => dtype,
         };
         Ok(Self { from, to, dtype, architecture })
@@ -73,6 +79,7 @@ impl Translation {
         let name = || tensor.name.clone();
         match (found, self.dtype) {
             (Encoding::Blocks(_), None) => return Ok(found),
+            (Encoding::Blocks(_), Some(dtype)) if dtype.encoding() == found => return Ok(found),
             (Encoding::Blocks(_), Some(dtype)) => {
                 return Err(Error::CastOfBlocks { tensor: name(), found, dtype: dtype.name() });
             }
@@ -156,9 +163,10 @@ fn order(form: Form) -> RowOrder {
     }
 }
 
-/// The type that most bytes of a GGUF file's matrices have; float16 if any of them is quantised.
-fn main_type(source: &Checkpoint) -> TensorType {
-    let matrices = || source.tensors().iter().filter(|tensor| tensor.shape.len() > 1);
+/// The type that most bytes of GGUF files' matrices have; float16 if any of them is quantised.
+fn main_type(sources: &[&Checkpoint]) -> TensorType {
+    let tensors = || sources.iter().flat_map(|source| source.tensors());
+    let matrices = || tensors().filter(|tensor| tensor.shape.len() > 1);
     if matrices().any(|tensor| tensor.encoding.dtype().is_none()) {
         return TensorType::Float16;
     }

@@ -17,7 +17,7 @@ type Result<T> = std::result::Result<T, GgufError>;
 pub const MAX_LAYERS: u64 = 512;
 
 /// The version of the layout of quantised blocks.
-const QUANTIZATION_VERSION: u32 = 2;
+pub const QUANTIZATION_VERSION: u32 = 2;
 
 /// What a file needs beyond the metadata that were written.
 #[derive(Debug, Clone, PartialEq)]
