@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Remove what interrupted builds left beside an output
     Clean(CleanArgs),
+    /// Upload a build to the hub, without this machine's paths
+    Push(PushArgs),
     /// Build and verify a 48-layer model from the tiny one in examples/
     Demo(DemoArgs),
     /// Print a completion script for a shell
@@ -56,7 +58,7 @@ pub(crate) enum Command {
 /// What to build; each flag replaces the recipe's key of its name.
 #[derive(Args, Debug)]
 pub(crate) struct RecipeArgs {
-    /// A recipe (.toml), or a model: a folder, a .gguf file or a hub id in the local cache
+    /// A recipe (.toml), or a model: a folder, a .gguf file or a hub id
     #[arg(value_name = "RECIPE|MODEL")]
     pub(crate) recipe: Option<String>,
     /// The model whose layers are copied
@@ -240,7 +242,7 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
-    /// A folder, a .gguf file or a hub id in the local cache
+    /// A folder, a .gguf file or a hub id
     pub(crate) model: String,
     /// Read the weights, and list the layers that are equal
     #[arg(long)]
@@ -261,6 +263,31 @@ pub(crate) struct CleanArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PushArgs {
+    /// A folder that a build left
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// The repository, which is made if it does not exist
+    #[arg(value_name = "OWNER/NAME")]
+    pub(crate) repo: String,
+    /// Make the repository private if it does not exist
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// The branch
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub(crate) branch: String,
+    /// The commit's first line
+    #[arg(short, long, value_name = "TEXT", default_value = "Upload depth up-scaled model")]
+    pub(crate) message: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print errors only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Args, Debug)]

@@ -370,13 +370,23 @@ pub enum Error {
 
     /// A hub id that is not in the cache and could not be had from the hub.
     #[error(
-        "{spec} is not in the hub's local cache, and no such path exists; the hub did not give it"
+        "{spec} is not in the hub's local cache ({}), and no such path exists; the hub did not give it",
+        cache.display()
     )]
     NotOnHub {
         /// The hub id.
         spec: String,
+        /// The cache that was searched.
+        cache: PathBuf,
         /// What the hub said, or why it was not asked.
         source: checkpoint::Error,
+    },
+
+    /// A GGUF file that is to be uploaded.
+    #[error("{} is a GGUF file; only folders are uploaded", out.display())]
+    PushOfFile {
+        /// The file.
+        out: PathBuf,
     },
 
     /// Weights that are on the hub only.
@@ -734,6 +744,9 @@ impl Error {
             }
             Self::UnknownGlobals => {
                 "`embeddings`, `norm` and `lm_head` must name one model, which gives them all".to_owned()
+            }
+            Self::PushOfFile { out } => {
+                format!("`hf upload OWNER/NAME {}` sends it as it is", out.display())
             }
             Self::NoExample { .. } => "run it in a clone of the project".to_owned(),
             Self::OtherBuild { out, .. } => format!(

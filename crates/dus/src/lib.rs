@@ -16,7 +16,7 @@
 //! - `disk`, [`open_file`], [`new_file`]: files
 //! - [`journal_head`], [`journal`], [`finished`]: what an interrupted build can be gone on with by
 //! - `conversion`, `tasks`, [`movement`], `hidden`, [`output`]: where bytes are read and written
-//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`]: the calls that users make
+//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push): the calls that users make
 
 pub mod anatomy;
 pub mod arithmetic;
@@ -42,6 +42,7 @@ pub mod open_file;
 pub mod output;
 pub mod plan;
 pub mod progress;
+pub mod push;
 mod quantised;
 pub mod recipe;
 pub mod settings;

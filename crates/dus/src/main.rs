@@ -22,7 +22,7 @@ use dus::verify::{self, Whereabouts};
 use dus::{Error, Result};
 
 use crate::cli::{
-    BuildArgs, CleanArgs, Cli, Command, InspectArgs, PlanArgs, RecipeArgs, VerifyArgs,
+    BuildArgs, CleanArgs, Cli, Command, InspectArgs, PlanArgs, PushArgs, RecipeArgs, VerifyArgs,
 };
 use crate::terminal::{Terminal, print};
 
@@ -96,6 +96,9 @@ fn run(command: &Command, terminal: &Terminal) -> Result<Outcome, Failure> {
         }
         Command::Clean(args) => {
             clean(args).map_err(cannot(format!("clean {}", args.out.display())))
+        }
+        Command::Push(args) => {
+            push(args, terminal).map_err(cannot(format!("push {}", args.out.display())))
         }
         Command::Demo(args) => demo::run(&args.output, terminal)
             .map_err(cannot("run the demo"))
@@ -213,6 +216,31 @@ fn inspect(args: &InspectArgs, terminal: &Terminal) -> Result<Outcome> {
         print(&report::description(&description, &dir, duplicates.as_deref()))?;
         terminal::notes(description.problem.as_slice());
         terminal::notes(found.notice.as_slice());
+    }
+    Ok(Outcome::Done)
+}
+
+fn push(args: &PushArgs, terminal: &Terminal) -> Result<Outcome> {
+    let push = checkpoint::hub::Push {
+        repo: args.repo.clone(),
+        branch: args.branch.clone(),
+        private: args.private,
+        message: args.message.clone(),
+    };
+    let progress = terminal.progress(args.quiet);
+    let pushed = dus::push::push(&args.out, &push, &progress.watch())?;
+    terminal.clear();
+    if args.json {
+        let object = serde_json::json!({
+            "url": pushed.url,
+            "commit": pushed.commit,
+            "sent_bytes": pushed.sent,
+            "kept_bytes": pushed.kept,
+            "ignored": pushed.ignored,
+        });
+        print(&format!("{object:#}\n"))?;
+    } else if !args.quiet {
+        print(&report::pushed(&pushed))?;
     }
     Ok(Outcome::Done)
 }

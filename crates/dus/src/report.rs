@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use checkpoint::hub::Pushed;
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::build::{Built, Room};
 use dus::clean::Removed;
@@ -240,6 +241,23 @@ pub(crate) fn build_json(blueprint: &Blueprint, built: &Built, out: &str, time: 
         },
         "notes": notes,
     })
+}
+
+/// What `push` says.
+pub(crate) fn pushed(pushed: &Pushed) -> String {
+    let (sent, kept) = (Bytes(pushed.sent), Bytes(pushed.kept));
+    let mut text = match pushed.commit {
+        Some(_) => format!("{}: {sent} sent", pushed.url),
+        None => format!("{}: nothing has changed", pushed.url),
+    };
+    if pushed.kept > 0 {
+        let _ = write!(text, ", {kept} were there already");
+    }
+    for path in &pushed.ignored {
+        let _ = write!(text, "\n{path} is kept out by the repository's .gitignore");
+    }
+    text.push('\n');
+    text
 }
 
 /// What `verify` says.

@@ -35,10 +35,13 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
     let here = |location| Found { location, notice: None, outline: None };
     let located = hub::locate(&source.spec, &source.relative_to);
     let is_local = matches!(&located, Ok(location) if location.hub.is_none());
-    let nowhere = matches!(&located, Err(checkpoint::Error::NotInCache { .. }));
+    let missing_in = match &located {
+        Err(checkpoint::Error::NotInCache { cache, .. }) => Some(cache.clone()),
+        _ => None,
+    };
     match access {
         Access::Local => return Ok(here(located?)),
-        _ if is_local || !(nowhere || located.is_ok()) => return Ok(here(located?)),
+        _ if is_local || !(missing_in.is_some() || located.is_ok()) => return Ok(here(located?)),
         Access::Headers | Access::Weights => {}
     }
     // The cache may hold some of a model's files only; to a plan it is good enough if it does not.
@@ -47,11 +50,42 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
         return Ok(here(located?));
     }
     let id = ModelId::parse(&source.spec)?;
-    let failed = |error| match error {
-        checkpoint::Error::Hub(error) if matches!(*error, HubError::Cancelled) => Error::Cancelled,
-        error if nowhere => Error::NotOnHub { spec: source.spec.clone(), source: error },
-        error => error.into(),
-    };
+    let asked = with_hub_watch(watch, |watch| ask(&id, access, watch));
+    asked.map_err(|error| match (error, missing_in) {
+        (Error::Checkpoint(error), Some(cache)) => {
+            Error::NotOnHub { spec: source.spec.clone(), cache, source: error }
+        }
+        (error, _) => error,
+    })
+}
+
+/// Asks the hub for a model of which the cache has not all.
+fn ask(id: &ModelId, access: Access, watch: hub::Watch) -> checkpoint::Result<Found> {
+    let hub = Hub::from_env()?;
+    if access == Access::Headers && !hub.settings().offline {
+        let revision: Revision = hub.resolve(id, watch)?;
+        let dir = tempfile::Builder::new().prefix("dus-").tempdir();
+        let path = std::env::temp_dir();
+        let dir =
+            dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
+        let location = hub.remote(revision).outline(dir.path(), false, watch)?;
+        return Ok(Found { location, notice: None, outline: Some(dir) });
+    }
+    let found = hub.find(id, watch)?;
+    let notice = found.notice.map(|error| {
+        format!(
+            "the hub could not be asked ({}); the cache's copy is used",
+            crate::error::one_line(&error)
+        )
+    });
+    Ok(Found { location: found.location, notice, outline: None })
+}
+
+/// Calls `f` with a watch that tells `watch` of the hub's progress.
+pub(crate) fn with_hub_watch<T>(
+    watch: &Watch,
+    f: impl FnOnce(hub::Watch) -> checkpoint::Result<T>,
+) -> Result<T> {
     let progress = |progress| match progress {
         hub::Progress::Begin { doing, bytes } => {
             (watch.progress)(Progress::Begin { doing, bytes });
@@ -60,26 +94,14 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
         hub::Progress::Lost(bytes) => (watch.progress)(Progress::Lost(bytes)),
         hub::Progress::Waiting(_) => {}
     };
-    let hub_watch = hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled };
-    let hub = Hub::from_env().map_err(failed)?;
-    if access == Access::Headers && !hub.settings().offline {
-        let revision: Revision = hub.resolve(&id, hub_watch).map_err(failed)?;
-        let dir = tempfile::Builder::new().prefix("dus-").tempdir();
-        let temporary = std::env::temp_dir();
-        let dir =
-            dir.map_err(|source| Error::Io { path: temporary, doing: "written into", source })?;
-        let outlined = hub.remote(revision).outline(dir.path(), false, hub_watch);
-        let location = outlined.map_err(failed)?;
-        return Ok(Found { location, notice: None, outline: Some(dir) });
-    }
-    let found = hub.find(&id, hub_watch).map_err(failed)?;
-    let notice = found.notice.map(|error| {
-        format!(
-            "the hub could not be asked ({}); the cache's copy is used",
-            crate::error::one_line(&error)
-        )
-    });
-    Ok(Found { location: found.location, notice, outline: None })
+    f(hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled }).map_err(|error| {
+        match error {
+            checkpoint::Error::Hub(error) if matches!(*error, HubError::Cancelled) => {
+                Error::Cancelled
+            }
+            error => error.into(),
+        }
+    })
 }
 
 /// Refuses what can be no model: a missing path, or a name that is no hub id.

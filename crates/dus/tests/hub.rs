@@ -31,7 +31,7 @@ impl Place {
         let (hub, dir) = (HubServer::start(), tempfile::tempdir().unwrap());
         let folder = tempfile::tempdir().unwrap();
         model.write(folder.path());
-        hub.commit_folder(REPO, folder.path());
+        let _ = hub.commit_folder(REPO, folder.path());
         Self { hub, model, dir }
     }
 
@@ -74,7 +74,8 @@ fn a_build_fetches_its_base_and_is_proved() {
     let place = Place::new();
     let args = ["build", REPO, "--layers", PLAN, "-o", "out"];
     run(place.dus(), &args).done();
-    let expected = splice::expected(&place.model.tensors_by_name(), &[0, 1, 2, 1, 2, 3], "model.layers");
+    let expected =
+        splice::expected(&place.model.tensors_by_name(), &[0, 1, 2, 1, 2, 3], "model.layers");
     assert_eq!(weights::read(&place.out()), expected);
     run(place.dus(), &["verify", "out"]).done();
     // What is in the cache now serves without the hub.
@@ -121,4 +122,35 @@ fn without_a_network_the_cache_is_all_there_is() {
     run(offline, &args).refused(&[REPO, "no such path exists", "HF_HUB_OFFLINE"]);
     assert_eq!(place.hub.requests().len(), 0);
     assert!(!Path::new(&place.out()).exists());
+}
+
+#[test]
+fn a_build_is_uploaded_without_the_paths_of_this_machine() {
+    let place = Place::new();
+    place.model.write(&place.dir.path().join("secret/base"));
+    let args = ["build", "secret/base", "--layers", PLAN, "-o", "out"];
+    run(place.dus(), &args).done();
+    let repo = "owner/deep";
+    run(place.dus(), &["push", "out", repo]).refused(&["token"]);
+    let mut dus = place.dus();
+    dus.env("HF_TOKEN", "hf_token");
+    let pushed = run(dus, &["push", "out", repo, "--private", "--json"]).done().json();
+    assert!(pushed["sent_bytes"].as_u64().unwrap() > 0);
+
+    let sent = place.hub.files(repo, "main").unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        assert!(sent[name] == fs::read(place.out().join(name)).unwrap(), "{name}");
+    }
+    for name in ["dus.json", "README.md"] {
+        let text = std::str::from_utf8(&sent[name]).unwrap();
+        assert!(text.contains("\"base\"") && !text.contains("secret"), "{text}");
+    }
+    // What was sent is a base like any other.
+    place.hub.forget_requests();
+    let mut dus = place.dus();
+    dus.env("HF_TOKEN", "hf_token");
+    run(dus, &["build", repo, "--layers", "0..n", "-o", "again"]).done();
+    let again = weights::read(&place.dir.path().join("again"));
+    assert_eq!(again, weights::read(&place.out()));
+    place.hub.assert_token_stayed();
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::dus::{dus, run};
 
-const COMMANDS: [&str; 8] =
-    ["plan", "build", "verify", "inspect", "clean", "demo", "completions", "man"];
+const COMMANDS: [&str; 9] =
+    ["plan", "build", "verify", "inspect", "clean", "push", "demo", "completions", "man"];
 
 #[test]
 fn of_the_program() {
