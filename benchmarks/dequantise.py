@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times `dus build MODEL.gguf --to hf --dtype bfloat16` beside gguf-py and the disk.
 
-    python3 benchmarks/synthetic_gguf.py --out /bench/7b-q4_k_m.gguf
-    python3 benchmarks/dequantise.py /bench/7b-q4_k_m.gguf --out /bench/out [--dus target/release/dus] [--runs 3]
+    python3 benchmarks/synthetic_gguf.py --out DIR/7b-q4_k_m.gguf
+    python3 benchmarks/dequantise.py DIR/7b-q4_k_m.gguf --out DIR/out [--dus target/release/dus] [--runs 3]
 
 Three figures in one run, in turns, each the least of its runs:
 

@@ -119,9 +119,7 @@ impl GgufHead {
             self.settings.iter().map(|(name, values)| (*name, values.as_slice())).collect();
         gguf::header::encode(&self.metadata, &settings, described, self.alignment, residue)
     }
-}
 
-impl GgufHead {
     /// A head without a key, for a layout whose real head cannot be made.
     #[must_use]
     pub fn empty(path: &Path) -> Self {

@@ -115,8 +115,9 @@ const INFINITY: u32 = 0x7f80_0000;
 /// F16's exponents are biased by 15, those of f32 by 127: the difference, in place.
 const REBIAS: u32 = (127 - 15) << 23;
 
+/// F16 as f32, which holds all its values. NaNs keep their payload.
 #[inline]
-fn f16_to_f32(half: u16) -> f32 {
+pub(super) fn f16_to_f32(half: u16) -> f32 {
     let magnitude = half & 0x7fff;
     let shifted = u32::from(magnitude) << 13;
     // Below 2^-14 a magnitude counts units of 2^-24; the product is exact and a normal f32.

@@ -1,21 +1,6 @@
 //! F16 to f32 and back, one at a time: the scales of blocks.
 
-/// F16 as f32, which holds all its values. NaNs keep their payload.
-#[inline]
-pub(super) fn to_f32(half: u16) -> f32 {
-    let magnitude = half & 0x7fff;
-    let shifted = u32::from(magnitude) << 13;
-    // Below 2^-14 a magnitude counts units of 2^-24; the product is exact and a normal f32.
-    let subnormal = (f32::from(magnitude) * f32::from_bits((127 - 24) << 23)).to_bits();
-    let bits = if magnitude < 0x0400 {
-        subnormal
-    } else if magnitude < 0x7c00 {
-        shifted + ((127 - 15) << 23)
-    } else {
-        shifted | 0x7f80_0000
-    };
-    f32::from_bits(bits | u32::from(half & 0x8000) << 16)
-}
+pub(super) use crate::arithmetic::cast::f16_to_f32 as to_f32;
 
 /// `value`, not negative, as F16, rounded to nearest, ties to even.
 #[inline]
