@@ -574,6 +574,23 @@ pub enum Error {
         aside: PathBuf,
     },
 
+    /// A folder that does not exist, where what is left over is to be removed.
+    #[error("the folder {} does not exist, so no build can have left anything there", dir.display())]
+    NoFolderToClean {
+        /// The folder that the output would lie in.
+        dir: PathBuf,
+    },
+
+    /// A folder in which other outputs' builds left something, where what is beside it is to be
+    /// removed.
+    #[error("nothing was left beside {}, but in it {} left", dir.display(), were(left))]
+    LeftInside {
+        /// The folder.
+        dir: PathBuf,
+        /// What is in it: the outputs' names, and those of what was left of their builds.
+        left: Vec<(String, String)>,
+    },
+
     /// Too little room for the new files.
     #[error("{} has {free} free, but the build needs {needed}", dir.display(), free = Bytes(*free), needed = Bytes(*needed))]
     DiskFull {
@@ -762,6 +779,14 @@ impl Error {
                 let (out, aside) = (out.display(), aside.display());
                 format!("`mv {aside} {out}` brings it back; --force removes it")
             }
+            Self::LeftInside { dir, left } => {
+                let mut outputs: Vec<&String> = left.iter().map(|(out, _)| out).collect();
+                outputs.dedup();
+                let clean = |out: &&String| format!("`dus clean {}`", dir.join(out).display());
+                let commands: Vec<String> = outputs.iter().map(clean).collect();
+                let verb = if commands.len() == 1 { "removes it" } else { "remove them" };
+                format!("{} {verb}", commands.join(", "))
+            }
             Self::OutputMovedAside { out, aside } => {
                 format!("`mv {} {}` brings it back", aside.display(), out.display())
             }
@@ -770,6 +795,12 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+/// Names what was left, and puts "was" or "were" behind it.
+fn were(left: &[(String, String)]) -> String {
+    let names: Vec<&str> = left.iter().map(|(_, name)| name.as_str()).collect();
+    format!("{} {}", names.join(", "), if names.len() == 1 { "was" } else { "were" })
 }
 
 /// An error and its causes in one line.

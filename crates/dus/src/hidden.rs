@@ -15,11 +15,20 @@ use crate::error::{Error, Result};
 /// The longest name of a file, in bytes, on the file systems that there are.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
 
+/// The kinds of neighbours.
+pub(crate) const KINDS: [&str; 2] = ["partial", "old"];
+
 /// The neighbour `.NAME.dus-KIND` of the output `out`; of a very long name, its beginning.
 pub(crate) fn neighbour(out: &Path, kind: &str) -> PathBuf {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let name = &name[..name.floor_char_boundary(MAX_NAME_BYTES - 32)];
     out.with_file_name(format!(".{name}.dus-{kind}"))
+}
+
+/// The name of the output whose neighbour is called `name`, or the beginning of it.
+pub(crate) fn output_of(name: &str) -> Option<&str> {
+    let (out, kind) = name.strip_prefix('.')?.rsplit_once(".dus-")?;
+    (!out.is_empty() && KINDS.contains(&kind)).then_some(out)
 }
 
 /// Makes the folder `dir`, or takes one that a killed build left, and takes its lock.
