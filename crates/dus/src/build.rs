@@ -6,7 +6,7 @@ use std::path::Path;
 use checkpoint::Checkpoint;
 
 use crate::arithmetic::CastReport;
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, LayoutKind};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::finished::Finished;
@@ -145,7 +145,8 @@ pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<
 #[must_use]
 pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) -> Vec<Error> {
     let dir = site.dir;
-    let mut obstacles = blueprint.obstacles();
+    let mut obstacles = shard_obstacles(blueprint);
+    obstacles.extend(blueprint.obstacles());
     obstacles.extend(folder_files::obstacles(blueprint));
     for side in &blueprint.side_files.kept {
         obstacles.extend(OpenFile::open(side.path.clone()).err());
@@ -165,6 +166,19 @@ pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) 
         Err(error) => obstacles.push(error),
     }
     obstacles
+}
+
+/// What is asked about shards where a GGUF file is written, which has none.
+fn shard_obstacles(blueprint: &Blueprint) -> Vec<Error> {
+    let asked = [
+        (blueprint.recipe.limits_shards, "max_shard_size"),
+        (blueprint.layout_kind == LayoutKind::Source, "--shard-layout source"),
+    ];
+    let asked = asked.into_iter().filter(|(is_asked, _)| *is_asked);
+    match blueprint.form() {
+        Form::Folder => Vec::new(),
+        Form::Gguf => asked.map(|(_, asked)| Error::ShardsOfFile { asked }).collect(),
+    }
 }
 
 /// Builds `blueprint` at `out`, and says how.

@@ -83,7 +83,9 @@ fn recipe_text(manifest: &Manifest) -> String {
             let _ = writeln!(text, "{key} = {}", quoted(value));
         }
     }
-    let _ = writeln!(text, "max_shard_size = {}", recipe.max_shard_size);
+    if let Some(bytes) = recipe.max_shard_size {
+        let _ = writeln!(text, "max_shard_size = {bytes}");
+    }
     if !named.is_empty() {
         text.push_str("\n[models]\n");
         for model in named {

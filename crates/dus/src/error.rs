@@ -1,7 +1,7 @@
 //! Everything that can stop a build.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use checkpoint::Encoding;
 use checkpoint::gguf::GgufError;
@@ -430,15 +430,29 @@ pub enum Error {
     },
 
     /// A recipe that does not say which form is wanted.
-    #[error("the base is a GGUF file, and {} does not end in .gguf", out.display())]
+    #[error("the base is a GGUF file, and {}", is_not_named_gguf(out))]
     WhichForm {
         /// The output.
         out: PathBuf,
     },
 
     /// An output whose name is not that of the form.
-    #[error("a GGUF file is asked for, and {} does not end in .gguf", out.display())]
+    #[error("a GGUF file is asked for, and {}", is_not_named_gguf(out))]
     NotNamedGguf {
+        /// The output.
+        out: PathBuf,
+    },
+
+    /// Something about shards, of which a GGUF file has none.
+    #[error("`{asked}` is about the shards of a folder, and a GGUF file is to be written")]
+    ShardsOfFile {
+        /// The key or flag.
+        asked: &'static str,
+    },
+
+    /// A folder that would look like a GGUF file.
+    #[error("a folder is to be made, and {} is called as a GGUF file is", out.display())]
+    FolderNamedGguf {
         /// The output.
         out: PathBuf,
     },
@@ -747,6 +761,13 @@ impl Error {
             Self::WhichForm { .. } => {
                 "-o NAME.gguf builds a GGUF file, --to hf a folder".to_owned()
             }
+            Self::NotNamedGguf { .. } => "-o NAME.gguf names it".to_owned(),
+            Self::ShardsOfFile { .. } => {
+                "leave it out, as flag and as key of the recipe: a GGUF file is never split".to_owned()
+            }
+            Self::FolderNamedGguf { .. } => {
+                "-o NAME names a folder, `--to gguf` with -o NAME.gguf a GGUF file".to_owned()
+            }
             Self::OutputIsBuild { .. } | Self::OutputNotEmpty { is_build: true, .. } => {
                 "--force of `dus build` replaces what an earlier build left; -o names another place".to_owned()
             }
@@ -794,6 +815,16 @@ impl Error {
             Self::OtherBase { .. } | Self::BaseGone { .. } => "--base PATH names the base where it is now".to_owned(),
             _ => return None,
         })
+    }
+}
+
+/// Says why a path is not that of a GGUF file.
+fn is_not_named_gguf(out: &Path) -> String {
+    let out_text = out.display();
+    if out.file_name().is_some_and(|name| name.eq_ignore_ascii_case(".gguf")) {
+        format!("{out_text} has nothing before its ending")
+    } else {
+        format!("{out_text} does not end in .gguf")
     }
 }
 

@@ -50,8 +50,9 @@ pub struct RecipeKeys {
     /// The form written: `hf` or `gguf`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub to: Option<String>,
-    /// The most bytes of tensors in a shard.
-    pub max_shard_size: u64,
+    /// The most bytes of tensors in a shard; a GGUF file has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_shard_size: Option<u64>,
     /// The model that gives the embeddings, if the recipe says so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub embeddings: Option<String>,
@@ -120,6 +121,7 @@ impl Manifest {
             Form::Folder => out,
             Form::Gguf => out.parent().unwrap_or(out),
         };
+        let has_shards = blueprint.form() == Form::Folder;
         let models = blueprint.models.iter().zip(&blueprint.locations).map(|(model, location)| {
             let hub = location.hub.as_ref();
             let path = match hub {
@@ -147,7 +149,7 @@ impl Manifest {
                 architecture: recipe.architecture.map(|a| a.name().to_owned()),
                 dtype: recipe.dtype.map(|dtype| dtype.name().to_owned()),
                 to: blueprint.converts().then(|| blueprint.form().name().to_owned()),
-                max_shard_size: recipe.max_shard_bytes,
+                max_shard_size: has_shards.then_some(recipe.max_shard_bytes),
                 embeddings: recipe.embeddings.clone(),
                 norm: recipe.norm.clone(),
                 lm_head: recipe.lm_head.clone(),
@@ -205,7 +207,7 @@ impl Manifest {
             architecture: self.recipe.architecture.clone(),
             dtype: self.recipe.dtype.clone(),
             to: self.recipe.to.clone(),
-            max_shard_size: Some(self.recipe.max_shard_size.to_string()),
+            max_shard_size: self.recipe.max_shard_size.map(|bytes| bytes.to_string()),
             embeddings: self.recipe.embeddings.clone(),
             norm: self.recipe.norm.clone(),
             lm_head: self.recipe.lm_head.clone(),

@@ -5,6 +5,7 @@
 //! with. The folder is locked, so two builds never share it, and one that a killed build left is known
 //! by its free lock.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -98,6 +99,10 @@ impl Output {
             let source = rustix::io::Errno::NAMETOOLONG.into();
             obstacles.push(Error::Io { path: out(), doing: "created", source });
         }
+        if self.form == Form::Folder && is_named_gguf(&self.path) {
+            // Every loader would take it for the other form.
+            obstacles.push(Error::FolderNamedGguf { out: out() });
+        }
         let aside = hidden::neighbour(&self.path, "old");
         match self.found {
             Found::EmptyFolder | Found::ForeignFolder if self.form == Form::Gguf => {
@@ -144,6 +149,13 @@ pub struct Unfinished {
     pub partial: PathBuf,
     /// How much of the weights is finished.
     pub bytes: u64,
+}
+
+/// Whether `path` is called as GGUF files are, or is nothing but their ending.
+fn is_named_gguf(path: &Path) -> bool {
+    let is_gguf = |text: &OsStr| text.eq_ignore_ascii_case("gguf");
+    path.extension().is_some_and(is_gguf)
+        || path.file_name().is_some_and(|name| name.eq_ignore_ascii_case(".gguf"))
 }
 
 /// Makes `path` absolute and follows links in the part of it that exists.

@@ -13,6 +13,11 @@ fn place() -> Place {
     Place::with(&TinyGguf::default())
 }
 
+/// A place whose base can become a folder without a note.
+fn with_tokens() -> Place {
+    Place::with(&TinyGguf { has_tokens: true, ..TinyGguf::default() })
+}
+
 /// The arguments of a build to `out`.
 fn to<'a>(out: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
     [&["base.gguf", "--layers", PLAN, "-o", out], flags].concat()
@@ -22,10 +27,61 @@ fn to<'a>(out: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
 fn a_name_must_say_which_form_is_meant() {
     let place = place();
     place.refused(&to("out", &[]), &["out does not end in .gguf", "hint: ", "--to hf"]);
-    place.refused(&to("out", &["--to", "gguf"]), &["out does not end in .gguf"]);
+    place.refused(
+        &to("out", &["--to", "gguf"]),
+        &["out does not end in .gguf", "hint: -o NAME.gguf"],
+    );
     place.refused(&to("out.safetensors", &[]), &["does not end in .gguf"]);
     place.dus(&[&["build"], &to("OUT.GGUF", &[])[..]].concat()).done();
     assert_eq!(place.names(), ["OUT.GGUF"]);
+}
+
+/// It would be taken for a file of the other form.
+#[test]
+fn a_folder_is_not_called_as_a_gguf_file_is() {
+    let place = with_tokens();
+    let named = ["a folder is to be made, and ", "out.gguf is called", "hint: -o NAME names"];
+    place.refused(&to("out.gguf", &["--to", "hf"]), &named);
+    place.refused(&to("out.GGUF", &["--to", "hf", "--force"]), &["out.GGUF is called"]);
+    // A dot within a name says nothing.
+    place.dus(&[&["build"], &to("out.gguf.d", &["--to", "hf", "-q"])[..]].concat()).done();
+}
+
+#[test]
+fn an_ending_alone_is_no_name() {
+    let place = place();
+    TinyModel::default().write(&place.path("folder"));
+    for out in [".gguf", "new/.GGUF"] {
+        let says = [out, " has nothing before its ending", "hint: ", "-o NAME.gguf"];
+        place.refused(&to(out, &[]), &says);
+        place.refused(&to(out, &["--to", "gguf"]), &says);
+        place.refused(&["folder", "--layers", PLAN, "-o", out], &[out, "a folder is to be made"]);
+    }
+}
+
+/// What would be ignored is refused, whether it is a flag or a key of the recipe.
+#[test]
+fn a_gguf_file_has_no_shards() {
+    let place = place();
+    TinyModel::default().write(&place.path("folder"));
+    let recipe = format!("base = \"folder\"\nlayers = \"{PLAN}\"\nmax_shard_size = \"5GB\"\n");
+    fs::write(place.path("recipe.toml"), recipe).unwrap();
+    let refused = |args: &[&str], asked: &str| {
+        place.refused(args, &[asked, "a GGUF file is to be written", "hint: leave it out"]);
+    };
+    refused(&to("out.gguf", &["--max-shard-size", "5GB"]), "`max_shard_size`");
+    refused(&to("out.gguf", &["--shard-layout", "source"]), "`--shard-layout source`");
+    refused(&["recipe.toml", "-o", "out.gguf"], "`max_shard_size`");
+    // The other form takes both, and the default is no word about shards.
+    let folder = ["build", "recipe.toml", "--shard-layout", "source", "-q", "-o", "out"];
+    place.dus(&folder).done();
+    place
+        .dus(&[&["build"], &to("out.gguf", &["--shard-layout", "size", "-q"])[..]].concat())
+        .done();
+    let manifest: serde_json::Value =
+        serde_json::from_str(place.built().text("dus.manifest")).unwrap();
+    assert_eq!(manifest["recipe"].get("max_shard_size"), None);
+    place.verified(&["out.gguf"]);
 }
 
 #[test]
@@ -127,11 +183,11 @@ fn a_folder_at_the_output() {
 /// A build in the other form is not what goes there.
 #[test]
 fn a_gguf_file_where_a_folder_is_to_go() {
-    let place = place();
+    let place = with_tokens();
     place.build(&[]);
-    TinyModel::default().write(&place.path("folder"));
-    let args = ["folder", "--layers", PLAN, "--to", "hf", "-o", "out.gguf", "--force"];
-    place.refused(&args, &["out.gguf exists and is not a folder"]);
+    fs::rename(place.path("out.gguf"), place.path("out")).unwrap();
+    let args = to("out", &["--to", "hf", "--force"]);
+    place.refused(&args, &["out exists and is not a folder"]);
 }
 
 #[test]
