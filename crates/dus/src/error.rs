@@ -671,8 +671,10 @@ pub enum Error {
     },
 
     /// A base that is no longer where the build's `dus.json` says.
-    #[error("the base of this build is not where its {} says", crate::manifest::FILE)]
+    #[error("{} is not where its {} says", of_this_build(model.as_ref()), crate::manifest::FILE)]
     BaseGone {
+        /// Its name, if the build is of several models.
+        model: Option<String>,
         /// What is wrong there.
         source: checkpoint::Error,
     },
@@ -692,10 +694,12 @@ pub enum Error {
     },
 
     /// A base that is not the one that a build was made from.
-    #[error("{} is not the base of this build: {what}", path.display())]
+    #[error("{} is not {}: {what}", path.display(), of_this_build(model.as_ref()))]
     OtherBase {
         /// The base.
         path: PathBuf,
+        /// The name of the model that it should be, if the build is of several.
+        model: Option<String>,
         /// What differs.
         what: String,
     },
@@ -812,9 +816,20 @@ impl Error {
                 format!("`mv {} {}` brings it back", aside.display(), out.display())
             }
             Self::BaseOfSeveral { .. } => "--model NAME=PATH names one of them".to_owned(),
-            Self::OtherBase { .. } | Self::BaseGone { .. } => "--base PATH names the base where it is now".to_owned(),
+            Self::OtherBase { model, .. } | Self::BaseGone { model, .. } => match model {
+                Some(name) => format!("--model {name}=PATH names it where it is now"),
+                None => "--base PATH names the base where it is now".to_owned(),
+            },
             _ => return None,
         })
+    }
+}
+
+/// Names the base of a build, or that of several models which is called `name`.
+fn of_this_build(name: Option<&String>) -> String {
+    match name {
+        Some(name) => format!("the model `{name}` of this build"),
+        None => "the base of this build".to_owned(),
     }
 }
 

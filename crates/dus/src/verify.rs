@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use checkpoint::Checkpoint;
 use checkpoint::gguf::Metadata;
 use checkpoint::gguf::metadata::shown;
+use checkpoint::{Checkpoint, WeightFile};
 use rayon::prelude::*;
 
 use crate::arithmetic::Transform;
@@ -16,11 +16,11 @@ use crate::blueprint::{Blueprint, LayoutKind};
 use crate::conversion::{self, BLOCK_BYTES, Rms};
 use crate::error::{Error, Result, one_line};
 use crate::gguf_head::GgufHead;
-use crate::manifest::{Manifest, SourceFile};
+use crate::manifest::{Manifest, SourceFile, SourceModel};
 use crate::open_file::{OpenFile, open_files};
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Draft, Form, Recipe, Source};
-use crate::sources::Access;
+use crate::sources::{self, Access};
 use crate::splice::{Model, NewTensor};
 
 /// What a comparison found.
@@ -63,14 +63,12 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     let flags =
         Draft { base: whereabouts.base, models: whereabouts.models, to, ..Draft::default() };
     let recipe: Recipe = manifest.draft(folder).replaced_by(flags).finish()?;
+    let models = recipe.models.clone();
     let blueprint = Blueprint::with_access(recipe, LayoutKind::Size, None, Access::Weights, watch)
-        .map_err(|error| match error {
-            Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
-                Error::BaseGone { source }
-            }
-            error => error,
-        })?;
-    check_base(&manifest, &blueprint)?;
+        .map_err(|error| reason(error, &manifest, &models))?;
+    for (then, now) in manifest.models.iter().zip(&blueprint.models) {
+        check_base(then, &now.checkpoint)?;
+    }
 
     let mut differences = Vec::new();
     let built = match Checkpoint::open(dir) {
@@ -103,31 +101,43 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     Ok(Verdict { num_tensors, bytes, differences })
 }
 
-/// Refuses a base whose files are not those that the build was made from.
-fn check_base(manifest: &Manifest, blueprint: &Blueprint) -> Result<()> {
-    for (then, now) in manifest.models.iter().zip(&blueprint.models) {
-        let files: Vec<SourceFile> = now
-            .checkpoint
-            .files()
-            .iter()
-            .map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes })
-            .collect();
-        // What a GGUF file is called is no part of the model, as a folder's name is none.
-        let named = now.checkpoint.gguf().is_none();
-        let same =
-            |a: &SourceFile, b: &SourceFile| a.bytes == b.bytes && (a.name == b.name || !named);
-        let all_same = files.iter().zip(&then.files).all(|(a, b)| same(a, b));
-        if files.len() != then.files.len() || !all_same {
-            let differing =
-                then.files.iter().find(|then| !files.iter().any(|file| same(file, then)));
-            let what = match differing {
-                Some(file) => format!("{} had {} bytes", file.name, file.bytes),
-                None => "it has more files".to_owned(),
-            };
-            return Err(Error::OtherBase { path: now.checkpoint.path().to_owned(), what });
+/// Why what was built cannot be thought through again, where `error` is what came of it.
+///
+/// That it is another base says more than what the recipe cannot do with that one.
+fn reason(error: Error, manifest: &Manifest, models: &[(Option<String>, Source)]) -> Error {
+    match error {
+        Error::Cancelled => Error::Cancelled,
+        Error::Checkpoint(checkpoint::Error::NoSuchPath { spec, path }) => {
+            let gone = models.iter().find(|(_, model)| model.spec == spec);
+            let model = gone.and_then(|(name, _)| name.clone());
+            Error::BaseGone { model, source: checkpoint::Error::NoSuchPath { spec, path } }
+        }
+        error => {
+            let others = manifest.models.iter().zip(models).find_map(|(then, (_, now))| {
+                let found = sources::find(now, Access::Local, &Watch::nobody()).ok()?;
+                check_base(then, &Checkpoint::open(&found.location.path).ok()?).err()
+            });
+            others.unwrap_or(error)
         }
     }
-    Ok(())
+}
+
+/// Refuses a base whose files are not those that the build was made from.
+fn check_base(then: &SourceModel, now: &Checkpoint) -> Result<()> {
+    let file = |file: &WeightFile| SourceFile { name: file.name.clone(), bytes: file.bytes };
+    let files: Vec<SourceFile> = now.files().iter().map(file).collect();
+    // What a GGUF file is called is no part of the model, as a folder's name is none.
+    let named = now.gguf().is_none();
+    let same = |a: &SourceFile, b: &SourceFile| a.bytes == b.bytes && (a.name == b.name || !named);
+    if files.len() == then.files.len() && files.iter().zip(&then.files).all(|(a, b)| same(a, b)) {
+        return Ok(());
+    }
+    let differing = then.files.iter().find(|then| !files.iter().any(|file| same(file, then)));
+    let what = match differing {
+        Some(file) => format!("{} had {} bytes", file.name, file.bytes),
+        None => "it has more files".to_owned(),
+    };
+    Err(Error::OtherBase { path: now.path().to_owned(), model: then.name.clone(), what })
 }
 
 /// The keys of the config that are not as the build wrote them.
