@@ -518,6 +518,16 @@ pub enum Error {
         out: PathBuf,
     },
 
+    /// A GGUF file that another tool made of a build, as one that quantises.
+    #[error(
+        "the output {} exists, and is no longer what a build left: its tensors are not those of its dus.manifest",
+        out.display()
+    )]
+    OutputIsMadeOfBuild {
+        /// The output.
+        out: PathBuf,
+    },
+
     /// A GGUF file that an earlier build left.
     #[error("the output {} exists", out.display())]
     OutputIsBuild {
@@ -774,6 +784,9 @@ impl Error {
             }
             Self::OutputIsBuild { .. } | Self::OutputNotEmpty { is_build: true, .. } => {
                 "--force of `dus build` replaces what an earlier build left; -o names another place".to_owned()
+            }
+            Self::OutputIsMadeOfBuild { .. } | Self::OutputIsForeignFile { .. } => {
+                "remove it yourself if it may go; -o names another place".to_owned()
             }
             Self::CannotShare { .. } => {
                 "base and output must lie on one file system with shared extents (XFS, btrfs); \

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::gguf_head;
 use crate::hidden::{self, MAX_NAME_BYTES};
 use crate::journal::{self, Record};
 use crate::manifest::{self, Manifest};
@@ -37,6 +38,8 @@ enum Found {
     ForeignFolder,
     /// A file that is no such build.
     File,
+    /// A GGUF file that another tool made of a build, whose manifest it still has.
+    MadeOfBuild,
 }
 
 impl Output {
@@ -48,10 +51,8 @@ impl Output {
         let found = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
             Err(error) => return Err(failed(error)),
-            Ok(metadata) if !metadata.is_dir() => match form {
-                Form::Gguf if metadata.is_file() && Manifest::read(&path).is_ok() => Found::Build,
-                _ => Found::File,
-            },
+            Ok(metadata) if form == Form::Gguf && metadata.is_file() => found_file(&path),
+            Ok(metadata) if !metadata.is_dir() => Found::File,
             Ok(_) if form == Form::Folder && path.join(manifest::FILE).is_file() => Found::Build,
             Ok(_) if path.read_dir().map_err(failed)?.next().is_none() => Found::EmptyFolder,
             Ok(_) => Found::ForeignFolder,
@@ -111,6 +112,7 @@ impl Output {
             Found::File if self.form == Form::Gguf => {
                 obstacles.push(Error::OutputIsForeignFile { out: out() });
             }
+            Found::MadeOfBuild => obstacles.push(Error::OutputIsMadeOfBuild { out: out() }),
             Found::Nothing if aside.join(manifest::FILE).is_file() => {
                 obstacles.push(Error::OutputMovedAside { out: out(), aside });
             }
@@ -149,6 +151,15 @@ pub struct Unfinished {
     pub partial: PathBuf,
     /// How much of the weights is finished.
     pub bytes: u64,
+}
+
+/// What the file at `path` is where a GGUF file is to go.
+fn found_file(path: &Path) -> Found {
+    match Manifest::read(path) {
+        Err(_) => Found::File,
+        Ok(_) if gguf_head::has_its_tensors(path) => Found::Build,
+        Ok(_) => Found::MadeOfBuild,
+    }
 }
 
 /// Whether `path` is called as GGUF files are, or is nothing but their ending.

@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use testkit::gguf::{TinyGguf, read};
-use testkit::{Survey, TinyModel};
+use testkit::gguf::{RawGguf, TinyGguf, read};
+use testkit::{Survey, TinyModel, raw};
 
-use crate::dus::{dus_under_strace, has_strace, run};
+use crate::dus::{dus_under_strace, has_strace, run, tiny_mistral};
 use crate::place::{LAYERS, PLAN, Place};
+use crate::proof::file;
 
 fn place() -> Place {
     Place::with(&TinyGguf::default())
@@ -130,6 +131,66 @@ fn an_earlier_build_is_replaced_by_force_only() {
     place.refused(&to("out.gguf", &[]), &["out.gguf exists", "hint: --force"]);
     place.build(&[]);
     place.check_built(&TinyGguf::default().read(), &LAYERS);
+}
+
+/// Tools that quantise or edit a file copy keys that they do not know, the manifest among them.
+#[test]
+fn what_was_made_of_a_build_is_not_replaced() {
+    let spoilings: [fn(&mut RawGguf); 5] = [
+        |file| {
+            // F16: two bytes an element.
+            let tensor = file.tensor("blk.1.ffn_down.weight");
+            let num_elements: u64 = tensor.dims.iter().product();
+            (tensor.type_id, tensor.bytes) = (1, vec![0; num_elements as usize * 2]);
+        },
+        |file| {
+            let tensor = file.tensor("blk.1.ffn_down.weight");
+            tensor.dims = vec![tensor.dims.iter().product()];
+        },
+        |file| file.tensor("blk.1.ffn_down.weight").name = b"blk.1.ffn_down.lora".to_vec(),
+        |file| drop(file.tensors.pop()),
+        |file| file.remove("dus.tensors"),
+    ];
+    for spoil in spoilings {
+        let place = place();
+        place.build(&[]);
+        let mut file = file(&place);
+        spoil(&mut file);
+        file.write(&place.path("out.gguf"));
+        for flags in [&[][..], &["--force"]] {
+            let says = ["out.gguf exists, and is no longer what a build left", "hint: remove it"];
+            place.refused(&to("out.gguf", flags), &says);
+        }
+    }
+    let place = place();
+    place.build(&[]);
+    // Written anew without a change, it still is one.
+    file(&place).write(&place.path("out.gguf"));
+    place.build(&[]);
+}
+
+/// The frequencies of llama3's positions stand in the file as one more tensor.
+#[test]
+fn a_build_with_a_setting_as_a_tensor_is_replaced_by_force() {
+    let place = Place::empty();
+    fs::create_dir(place.path("base")).unwrap();
+    for entry in tiny_mistral().read_dir().unwrap() {
+        let file = entry.unwrap();
+        symlink(file.path(), place.path("base").join(file.file_name())).unwrap();
+    }
+    let mut config = raw::read_json(&place.path("base/config.json"));
+    config["model_type"] = "llama".into();
+    config["sliding_window"] = serde_json::Value::Null;
+    config["rope_parameters"] = serde_json::json!({
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 128,
+    });
+    fs::remove_file(place.path("base/config.json")).unwrap();
+    raw::write_json(&place.path("base/config.json"), &config);
+    let build = ["build", "base", "--layers", "0..2", "-q", "-o", "out.gguf", "--force"];
+    place.dus(&build).done();
+    assert!(place.built().tensors.contains_key("rope_freqs.weight"));
+    place.dus(&build).done();
 }
 
 /// The build is the base of another with the same name.
