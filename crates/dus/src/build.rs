@@ -263,18 +263,18 @@ impl Work<'_> {
         let open = |model: &Model| open_files(&model.checkpoint);
         let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
         let names = layout.shards.iter().map(|shard| shard.name.as_str());
-        let kept: Vec<&str> = names.chain([journal::FILE]).filter(|_| begun.is_some()).collect();
+        let kept: Vec<&str> = names.filter(|_| begun.is_some()).collect();
         partial.clear(&kept)?;
-        let dir = partial.dir();
+        let (dir, files) = (partial.dir(), &partial.files());
         let (journal, shards, finished);
         if let Some(Record { stretches, .. }) = begun {
-            shards = open_shards(layout, dir)?;
+            shards = open_shards(layout, files)?;
             let moves = layout.moves(&blueprint.splice, &blueprint.models);
             finished = Finished::check(stretches, &moves, &sources, &shards, watch)?;
             journal = Journal::begin_again(dir, self.head, finished.stretches())?;
         } else {
             journal = Journal::begin(dir, self.head)?;
-            shards = create_shards(layout, dir)?;
+            shards = create_shards(layout, files)?;
             finished = Finished::nothing();
         }
         let files = Files { sources: &sources, shards: &shards, journal: &journal };
@@ -300,10 +300,9 @@ impl Work<'_> {
 
     /// Writes what stands beside the weights, syncs, checks, and moves all of it to its place.
     fn complete(&self, partial: &mut Partial, shards: &[NewFile], watch: &Watch) -> Result<()> {
-        let dir = partial.dir();
         if self.blueprint.form() == Form::Folder {
             let title = partial.output().path().file_name().unwrap_or_default().to_string_lossy();
-            folder_files::write(self.blueprint, self.manifest, &title, dir)?;
+            folder_files::write(self.blueprint, self.manifest, &title, &partial.files())?;
         }
         (watch.progress)(Progress::Syncing);
         for shard in shards {
@@ -311,12 +310,9 @@ impl Work<'_> {
             let open = shard.open();
             open.file.sync_all().map_err(open.failed("synced"))?;
         }
-        check(self.blueprint, dir)?;
+        check(self.blueprint, &partial.model())?;
         watch.check()?;
-        match self.blueprint.form() {
-            Form::Folder => partial.commit(),
-            Form::Gguf => partial.commit_file(&self.layout.shards[0].name),
-        }
+        partial.commit()
     }
 }
 
@@ -362,13 +358,9 @@ fn open_shards(layout: &ShardLayout, dir: &Path) -> Result<Vec<NewFile>> {
 }
 
 /// Reads back what was written: sizes, headers, index and depth, as a loader would.
-fn check(blueprint: &Blueprint, dir: &Path) -> Result<()> {
-    let path = match blueprint.form() {
-        Form::Folder => dir.to_owned(),
-        Form::Gguf => dir.join(&blueprint.layout.shards[0].name),
-    };
-    let written = Checkpoint::open(&path)?;
-    let damaged = |what: String| Error::Damaged { path: path.clone(), what };
+fn check(blueprint: &Blueprint, model: &Path) -> Result<()> {
+    let written = Checkpoint::open(model)?;
+    let damaged = |what: String| Error::Damaged { path: model.to_owned(), what };
     if written.tensors().len() != blueprint.num_tensors() {
         return Err(damaged(format!("it has {} tensors", written.tensors().len())));
     }

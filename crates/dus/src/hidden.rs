@@ -90,19 +90,15 @@ pub(crate) fn lock(dir: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Removes all that is in the folder `dir` but the files with these names.
-pub(crate) fn empty(dir: &Path, kept: &[&str]) -> Result<()> {
+/// Removes all that is in the folder `dir` but what `is_kept`; of a link it is told as of a link.
+pub(crate) fn empty(dir: &Path, is_kept: impl Fn(&Path, &fs::Metadata) -> bool) -> Result<()> {
     let failed = |doing| move |source| Error::Io { path: dir.to_owned(), doing, source };
     for entry in dir.read_dir().map_err(failed("listed"))? {
         let entry = entry.map_err(failed("listed"))?;
         let path = entry.path();
         let removed = match path.symlink_metadata() {
+            Ok(metadata) if is_kept(&path, &metadata) => Ok(()),
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
-            Ok(metadata)
-                if metadata.is_file() && kept.iter().any(|&name| entry.file_name() == name) =>
-            {
-                Ok(())
-            }
             _ => fs::remove_file(&path),
         };
         removed.map_err(failed("emptied"))?;

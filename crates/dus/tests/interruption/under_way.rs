@@ -29,9 +29,9 @@ pub(crate) fn with_large_base() -> TempDir {
     dir
 }
 
-/// Whether the folder `dir` holds a shard with bytes in it.
-fn has_shard(dir: &Path) -> bool {
-    dir.read_dir().is_ok_and(|mut entries| {
+/// Whether the hidden folder `partial` holds a shard with bytes in it.
+fn has_shard(partial: &Path) -> bool {
+    partial.join("model").read_dir().is_ok_and(|mut entries| {
         entries.any(|entry| {
             let is_shard = |entry: fs::DirEntry| {
                 let name = entry.file_name();
