@@ -4,6 +4,8 @@
 //! tensors that change are streamed in blocks through f32. Sources are walked in order with all new
 //! files open, so that each byte comes off the disk once, and memory stays the same for any model.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use checkpoint::header::BLOCK_BYTES;
 
 use crate::arithmetic::CastReport;
+use crate::batches::{self, Batch, FETCH_BYTES, Fetch, InOrder};
 use crate::conversion::{self, Conversion};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -18,10 +21,11 @@ use crate::finished::Finished;
 use crate::journal::{Journal, Stretch};
 use crate::new_file::{Buffer, NewFile};
 use crate::open_file::OpenFile;
+use crate::open_source::OpenSource;
 use crate::progress::{Progress, Watch};
 use crate::shards::{Move, ShardLayout};
 use crate::splice::{Model, Splice};
-use crate::tasks::{Piece, Task, Work, blocks, windows};
+use crate::tasks::{Piece, Task, WINDOW_BYTES, Work, blocks, windows};
 
 /// How bytes that stay as they are may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,11 +63,14 @@ const COPY_WORKERS: usize = 2;
 /// A worker holds 3 MiB at most; more of them would not fit the 64 MB that a build may use.
 const MAX_WORKERS: usize = 16;
 
+/// One that fetches from the hub holds that, too.
+const MAX_FETCHING_WORKERS: usize = 8;
+
 /// The files that a build has open.
 #[derive(Debug, Clone, Copy)]
 pub struct Files<'a> {
     /// The weight files of each model, in the order of the checkpoint's.
-    pub sources: &'a [Vec<OpenFile>],
+    pub sources: &'a [Vec<OpenSource>],
     /// The new files, whose headers are written and which have their final length.
     pub shards: &'a [NewFile],
     /// Where it is noted what of them is finished.
@@ -109,7 +116,13 @@ pub fn fill(
     let moves: Vec<Move> = moves.iter().flat_map(|run| finished.rest_of(run)).collect();
     let (blocks, kept_blocks) = blocks(&conversions, models, finished);
     let kept = unshared - bytes(&moves) + kept_blocks;
-    let mut tasks = windows(moves);
+    let is_on_hub = |model: usize, file: usize| files.sources[model][file].on_hub().is_some();
+    let mut tasks = windows(
+        moves,
+        |model, file| {
+            if is_on_hub(model, file) { FETCH_BYTES } else { WINDOW_BYTES }
+        },
+    );
     tasks.extend(blocks);
     tasks.sort_by_key(|task| (task.model, task.file, task.source.start));
     (watch.progress)(Progress::Begin { doing: "building", bytes: splice.bytes() });
@@ -166,12 +179,12 @@ impl Filling<'_> {
             self.watch.check()?;
             let whole = run.shareable();
             let target = run.target + (whole.start - run.source.start);
-            let source = &self.files.sources[run.model][run.file];
+            let source = self.files.sources[run.model][run.file].here();
             let shard = &self.files.shards[run.shard];
-            if whole.is_empty() {
+            let Some(source) = source.filter(|_| !whole.is_empty()) else {
                 left.push(run);
                 continue;
-            }
+            };
             match disk::share_range(&source.file, &whole, &shard.open().file, target) {
                 Ok(()) => {}
                 Err(error) if disk::is_unsupported(&error) => {
@@ -202,30 +215,41 @@ impl Filling<'_> {
         conversions: &[Conversion],
         models: &[Model],
     ) -> Result<CastReport> {
+        // What was fetched before is not fetched again for the sake of a hash.
+        let batches = batches::batches(tasks, self.files.sources, self.finished.is_nothing());
+        let hashes = self.hashes(&batches)?;
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
         let outcome: Mutex<Result<CastReport>> = Mutex::new(Ok(CastReport::default()));
-        let computes = tasks.iter().any(|task| matches!(task.work, Work::Convert(_)));
-        let num_workers = num_workers(computes).min(tasks.len());
+        let num_workers = self.num_workers(tasks).min(batches.len());
 
         let worker = || {
             let mut buffers = Buffers::default();
             let mut report = CastReport::default();
             let result = loop {
-                let t = next.fetch_add(1, Ordering::Relaxed);
-                let Some(task) = tasks.get(t) else { break Ok(()) };
+                let b = next.fetch_add(1, Ordering::Relaxed);
+                let Some(batch) = batches.get(b) else { break Ok(()) };
                 if failed.load(Ordering::Relaxed) {
                     break Ok(());
                 }
-                if let Some(soon) = tasks.get(t + num_workers) {
-                    disk::read_ahead(&self.files.sources[soon.model][soon.file].file, &soon.source);
+                if let Some(soon) = batches.get(b + num_workers) {
+                    self.read_ahead(&tasks[soon.tasks.clone()]);
                 }
-                let done = self.watch.check().and_then(|()| match &task.work {
-                    Work::Copy(pieces) => self.copy(task, pieces, &mut buffers),
-                    Work::Convert(i) => {
-                        report += self.convert(task, &conversions[*i], models, &mut buffers)?;
-                        Ok(())
+                let fetched = self.fetch(batch, &hashes, &failed, &mut buffers.fetched);
+                let done = fetched.and_then(|()| {
+                    for task in &tasks[batch.tasks.clone()] {
+                        self.watch.check()?;
+                        let bytes = Bytes::of(self.files.sources, task, batch, &buffers.fetched);
+                        let blocks = (&mut buffers.source, &mut buffers.target);
+                        match &task.work {
+                            Work::Copy(pieces) => self.copy(&bytes, pieces, blocks.0)?,
+                            Work::Convert(i) => {
+                                report +=
+                                    self.convert(&bytes, task, &conversions[*i], models, blocks)?;
+                            }
+                        }
                     }
+                    Ok(())
                 });
                 if let Err(error) = done {
                     break Err(error);
@@ -247,11 +271,62 @@ impl Filling<'_> {
             }
             worker();
         });
-        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+        let report = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        hashes.into_values().try_for_each(InOrder::check)?;
+        Ok(report)
     }
 
-    fn copy(&self, task: &Task, pieces: &[Piece], buffers: &mut Buffers) -> Result<()> {
-        let source = &self.files.sources[task.model][task.file];
+    /// The hashes of the files on the hub that are fetched whole.
+    fn hashes(&self, batches: &[Batch]) -> Result<Hashes> {
+        let mut hashes = BTreeMap::new();
+        let fetches = batches.iter().filter_map(|batch| batch.fetch.as_ref());
+        for &Fetch { model, file, .. } in fetches.filter(|_| self.finished.is_nothing()) {
+            if let (Entry::Vacant(entry), Some(source)) =
+                (hashes.entry((model, file)), self.files.sources[model][file].on_hub())
+            {
+                entry.insert(InOrder::new(source)?);
+            }
+        }
+        Ok(hashes)
+    }
+
+    /// Fetches what the tasks of a batch need from the hub, if it is there.
+    fn fetch(
+        &self,
+        batch: &Batch,
+        hashes: &Hashes,
+        failed: &AtomicBool,
+        fetched: &mut Vec<u8>,
+    ) -> Result<()> {
+        let Some(Fetch { model, file, range }) = &batch.fetch else { return Ok(()) };
+        fetched.resize((range.end - range.start) as usize, 0);
+        self.files.sources[*model][*file].read_exact_at(fetched, range.start, self.watch)?;
+        match hashes.get(&(*model, *file)) {
+            Some(hash) => hash.update(range, fetched, failed, self.watch),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the kernel what will be read soon.
+    fn read_ahead(&self, tasks: &[Task]) {
+        for task in tasks {
+            if let Some(open) = self.files.sources[task.model][task.file].here() {
+                disk::read_ahead(&open.file, &task.source);
+            }
+        }
+    }
+
+    /// Copying waits for the disk or the network; arithmetic takes all cores.
+    fn num_workers(&self, tasks: &[Task]) -> usize {
+        let computes = tasks.iter().any(|task| matches!(task.work, Work::Convert(_)));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let num_computing = if computes { cores.min(MAX_WORKERS) } else { 0 };
+        let on_hub = self.files.sources.iter().flatten().filter_map(OpenSource::on_hub);
+        let num_connections = on_hub.map(|file| file.remote.num_connections()).max().unwrap_or(0);
+        num_computing.max(COPY_WORKERS).max(num_connections.min(MAX_FETCHING_WORKERS))
+    }
+
+    fn copy(&self, source: &Bytes, pieces: &[Piece], buffer: &mut Buffer) -> Result<()> {
         for (range, s, target) in pieces {
             let shard = &self.files.shards[*s];
             let (mut range, mut target) = (range.clone(), *target);
@@ -263,8 +338,8 @@ impl Filling<'_> {
                 CopyMode::Kernel => true,
                 CopyMode::Auto | CopyMode::Reflink => !disk::copies_by_splice(&shard.open().file),
             };
-            if in_kernel {
-                let copied = copy_in_kernel(source, &range, shard.open(), target)?;
+            if let Some(open) = source.source.here().filter(|_| in_kernel) {
+                let copied = copy_in_kernel(open, &range, shard.open(), target)?;
                 self.kernel.fetch_add(copied, Ordering::Relaxed);
                 if copied > 0 {
                     self.files.journal.add(&stretch(target..target + copied, None))?;
@@ -279,8 +354,8 @@ impl Filling<'_> {
                 // The first stretch ends at a block, so that all others begin at one.
                 let most = STREAM_BYTES as u64 - target % BLOCK_BYTES;
                 let length = most.min(range.end - range.start);
-                let bytes = buffers.source.for_offset(length as usize, target);
-                source.read_exact_at(bytes, range.start)?;
+                let bytes = buffer.for_offset(length as usize, target);
+                source.read_exact_at(bytes, range.start, self.watch)?;
                 // Now, while they are in the processor's cache.
                 checksum.update(bytes);
                 shard.write_all_at(bytes, target)?;
@@ -298,21 +373,21 @@ impl Filling<'_> {
 
     fn convert(
         &self,
+        source: &Bytes,
         task: &Task,
         conversion: &Conversion,
         models: &[Model],
-        buffers: &mut Buffers,
+        (block_of_source, block_of_target): (&mut Buffer, &mut Buffer),
     ) -> Result<CastReport> {
-        let source = &self.files.sources[task.model][task.file];
         let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
         let offset = task.source.start - tensor.range.start;
         let block = conversion.block(offset, task.source.end - task.source.start);
         let (first, length) = block;
         let source_bytes = (task.source.end - task.source.start) as usize;
-        let bytes = buffers.source.for_offset(source_bytes, 0);
+        let bytes = block_of_source.for_offset(source_bytes, 0);
         let begin = conversion.written_to(block, &conversion.targets[0]).start;
-        let result = buffers.target.for_offset(length, begin);
-        source.read_exact_at(bytes, task.source.start)?;
+        let result = block_of_target.for_offset(length, begin);
+        source.read_exact_at(bytes, task.source.start, self.watch)?;
         let mut report = CastReport::default();
         let once = conversion.apply(bytes, first, result);
         self.note_first(once, conversion.targets.iter().map(|target| target.tensor).min());
@@ -382,17 +457,36 @@ fn copy_failed(source: &OpenFile, shard: &OpenFile, error: std::io::Error) -> Er
     Error::Copy { source_file, target, source: error }
 }
 
-/// Copying waits for the disk; arithmetic takes all cores.
-fn num_workers(computes: bool) -> usize {
-    if !computes {
-        return COPY_WORKERS;
+/// The hashes of files on the hub, by model and file.
+type Hashes = BTreeMap<(usize, usize), InOrder>;
+
+/// Where a task's bytes are read.
+struct Bytes<'a> {
+    source: &'a OpenSource,
+    /// What was fetched of it, from where on.
+    fetched: Option<(u64, &'a [u8])>,
+}
+
+impl<'a> Bytes<'a> {
+    fn of(sources: &'a [Vec<OpenSource>], task: &Task, batch: &Batch, fetched: &'a [u8]) -> Self {
+        let fetched = batch.fetch.as_ref().map(|fetch| (fetch.range.start, fetched));
+        Self { source: &sources[task.model][task.file], fetched }
     }
-    std::thread::available_parallelism().map_or(1, usize::from).clamp(COPY_WORKERS, MAX_WORKERS)
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64, watch: &Watch) -> Result<()> {
+        let Some((begin, fetched)) = self.fetched else {
+            return self.source.read_exact_at(bytes, offset, watch);
+        };
+        let begin = (offset - begin) as usize;
+        bytes.copy_from_slice(&fetched[begin..begin + bytes.len()]);
+        Ok(())
+    }
 }
 
 /// A worker's memory, kept from task to task.
 #[derive(Default)]
 struct Buffers {
+    fetched: Vec<u8>,
     source: Buffer,
     target: Buffer,
 }

@@ -1,7 +1,9 @@
 //! Where the models of a plan come from: a path, the hub's cache, or the hub.
 
+use std::sync::Arc;
+
 use checkpoint::Checkpoint;
-use checkpoint::hub::{self, Hub, HubError, Location, ModelId, Revision};
+use checkpoint::hub::{self, Hub, HubError, Location, ModelId, Remote, Revision};
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -17,6 +19,8 @@ pub enum Access {
     Headers,
     /// All that a build needs; it comes into the cache.
     Weights,
+    /// The same, but what the cache does not hold is read where it lies, and no copy is kept.
+    Streamed,
 }
 
 /// A model that was found.
@@ -28,11 +32,13 @@ pub struct Found {
     pub notice: Option<String>,
     /// A folder with headers and no weights, for as long as this is kept.
     pub outline: Option<TempDir>,
+    /// Where the weights are read, if they are on the hub.
+    pub remote: Option<Arc<Remote>>,
 }
 
 /// Finds the model that `source` names.
 pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
-    let here = |location| Found { location, notice: None, outline: None };
+    let here = |location| Found { location, notice: None, outline: None, remote: None };
     let located = hub::locate(&source.spec, &source.relative_to);
     let is_local = matches!(&located, Ok(location) if location.hub.is_none());
     let missing_in = match &located {
@@ -42,7 +48,7 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
     match access {
         Access::Local => return Ok(here(located?)),
         _ if is_local || !(missing_in.is_some() || located.is_ok()) => return Ok(here(located?)),
-        Access::Headers | Access::Weights => {}
+        Access::Headers | Access::Weights | Access::Streamed => {}
     }
     // The cache may hold some of a model's files only; to a plan it is good enough if it does not.
     let is_whole = located.as_ref().is_ok_and(|found| Checkpoint::open(&found.path).is_ok());
@@ -50,7 +56,8 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
         return Ok(here(located?));
     }
     let id = ModelId::parse(&source.spec)?;
-    let asked = with_hub_watch(watch, |watch| ask(&id, access, watch));
+    let cached = located.ok().filter(|_| is_whole);
+    let asked = with_hub_watch(watch, |watch| ask(&id, access, cached, watch));
     asked.map_err(|error| match (error, missing_in) {
         (Error::Checkpoint(error), Some(cache)) => {
             Error::NotOnHub { spec: source.spec.clone(), cache, source: error }
@@ -59,17 +66,25 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
     })
 }
 
-/// Asks the hub for a model of which the cache has not all.
-fn ask(id: &ModelId, access: Access, watch: hub::Watch) -> checkpoint::Result<Found> {
+/// Asks the hub for a model that the cache may hold whole.
+fn ask(
+    id: &ModelId,
+    access: Access,
+    cached: Option<Location>,
+    watch: hub::Watch,
+) -> checkpoint::Result<Found> {
     let hub = Hub::from_env()?;
-    if access == Access::Headers && !hub.settings().offline {
-        let revision: Revision = hub.resolve(id, watch)?;
-        let dir = tempfile::Builder::new().prefix("dus-").tempdir();
-        let path = std::env::temp_dir();
-        let dir =
-            dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
-        let location = hub.remote(revision).outline(dir.path(), false, watch)?;
-        return Ok(Found { location, notice: None, outline: Some(dir) });
+    // A whole copy is checked for being the newest and then used, whatever was asked for.
+    if access != Access::Weights && !hub.settings().offline {
+        let revision = match cached {
+            None => Some(hub.resolve(id, watch)?),
+            Some(location) => hub.resolve(id, watch).ok().filter(|revision| {
+                location.hub.as_ref().is_some_and(|hub| hub.commit != revision.commit)
+            }),
+        };
+        if let Some(revision) = revision {
+            return outline(&hub, revision, access, watch);
+        }
     }
     let found = hub.find(id, watch)?;
     let notice = found.notice.map(|error| {
@@ -78,7 +93,26 @@ fn ask(id: &ModelId, access: Access, watch: hub::Watch) -> checkpoint::Result<Fo
             crate::error::one_line(&error)
         )
     });
-    Ok(Found { location: found.location, notice, outline: None })
+    Ok(Found { location: found.location, notice, outline: None, remote: None })
+}
+
+/// Makes a folder that holds all of a model but its weights.
+fn outline(
+    hub: &Hub,
+    revision: Revision,
+    access: Access,
+    watch: hub::Watch,
+) -> checkpoint::Result<Found> {
+    let path = std::env::temp_dir();
+    let dir = tempfile::Builder::new().prefix("dus-").tempdir();
+    let dir =
+        dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
+    let remote = hub.remote(revision);
+    let is_read = access == Access::Streamed;
+    // Errors name files of it; so they name the model, too.
+    let location = remote.outline(&dir.path().join(&remote.revision().repo), is_read, watch)?;
+    let remote = is_read.then(|| Arc::new(remote));
+    Ok(Found { location, notice: None, outline: Some(dir), remote })
 }
 
 /// Calls `f` with a watch that tells `watch` of the hub's progress.
