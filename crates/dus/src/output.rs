@@ -326,10 +326,14 @@ impl Partial {
         self.committed = true;
         // What cannot be removed from here on shows by its name, and the next build removes it.
         let _ = fs::remove_file(self.dir.join(journal::FILE));
+        // Empty unless the earlier build is in it, or is beside it and must be under its lock.
+        let is_gone = aside.is_none() && fs::remove_dir(&self.dir).is_ok();
         let above = self.output.path.parent().unwrap_or(Path::new("/"));
         synced(above).map_err(failed(above, "synced"))?;
         let _ = aside.map(fs::remove_dir_all);
-        let _ = fs::remove_dir_all(&self.dir);
+        if !is_gone {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
         Ok(())
     }
 
