@@ -8,7 +8,7 @@ use checkpoint::Checkpoint;
 use crate::arithmetic::CastReport;
 use crate::blueprint::{Blueprint, LayoutKind};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, QuantisedError, Result};
 use crate::finished::Finished;
 use crate::folder_files;
 use crate::journal::{self, Journal, Record};
@@ -157,13 +157,13 @@ pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) 
     match room(blueprint, site, options.copy) {
         Ok(room) if options.copy == CopyMode::Reflink && !room.can_share => {
             let source_file = blueprint.models[0].checkpoint.files()[0].path.clone();
-            obstacles.push(Error::CannotShare { source_file, dir: dir.to_owned() });
+            obstacles.push(OutputError::CannotShare { source_file, dir: dir.to_owned() }.into());
         }
         Ok(_) if options.copy == CopyMode::Reflink && shareable_bytes(blueprint) == 0 => {
             obstacles.push(Error::NothingShared);
         }
         Ok(Room { needed, free, .. }) if needed > free => {
-            obstacles.push(Error::DiskFull { dir: dir.to_owned(), free, needed });
+            obstacles.push(OutputError::DiskFull { dir: dir.to_owned(), free, needed }.into());
         }
         Ok(_) => {}
         Err(error) => obstacles.push(error),
@@ -207,7 +207,7 @@ pub fn build(
     let note = note(left.as_ref(), &head, partial.found(), options.resume);
     let begun = if options.resume { left } else { None };
     if let Some(difference) = begun.as_ref().and_then(|begun| begun.head.difference(&head)) {
-        return Err(Error::OtherBuild { out: path, difference });
+        return Err(OutputError::OtherBuild { out: path, difference }.into());
     }
     let work = Work { blueprint, manifest: &manifest, layout: &layout, head: &head };
     match work.carry_out(&mut partial, begun, *options, watch) {
@@ -299,7 +299,7 @@ impl Work<'_> {
             return Err(Error::Overflow { count: cast.overflowed, tensor, dtype });
         }
         if let Some(tensor) = inexact_in {
-            return Err(Error::Inexact { count: cast.inexact, tensor });
+            return Err(QuantisedError::Inexact { count: cast.inexact, tensor }.into());
         }
         self.complete(partial, &shards, watch)?;
         let notes = self.unproved(&finished).into_iter().collect();
@@ -378,7 +378,7 @@ fn open_shards(layout: &ShardLayout, dir: &Path) -> Result<Vec<NewFile>> {
 /// Reads back what was written: sizes, headers, index and depth, as a loader would.
 fn check(blueprint: &Blueprint, model: &Path) -> Result<()> {
     let written = Checkpoint::open(model)?;
-    let damaged = |what: String| Error::Damaged { path: model.to_owned(), what };
+    let damaged = |what| Error::from(OutputError::Damaged { path: model.to_owned(), what });
     if written.tensors().len() != blueprint.num_tensors() {
         return Err(damaged(format!("it has {} tensors", written.tensors().len())));
     }

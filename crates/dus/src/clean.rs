@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, Result};
 use crate::hidden;
 use crate::output;
 
@@ -30,7 +30,7 @@ pub fn clean(out: &Path, force: bool) -> Result<Vec<Removed>> {
     let above = out.parent().unwrap_or(Path::new("/"));
     if !above.is_dir() {
         let dir = above.to_owned();
-        return Err(Error::NoFolderToClean { dir });
+        return Err(OutputError::NoFolderToClean { dir }.into());
     }
     // All locks are taken before anything is removed, and held until all is.
     let mut found: Vec<(PathBuf, File)> = Vec::new();
@@ -44,13 +44,13 @@ pub fn clean(out: &Path, force: bool) -> Result<Vec<Removed>> {
         let failed = |source| Error::Io { path: out.clone(), doing: "listed", source };
         let left = left_in(&out).map_err(failed)?;
         if !left.is_empty() {
-            return Err(Error::LeftInside { dir: typed.to_owned(), left });
+            return Err(OutputError::LeftInside { dir: typed.to_owned(), left }.into());
         }
     }
     let aside = hidden::neighbour(&out, "old");
     let is_there = |(dir, _): &(PathBuf, File)| *dir == aside;
     if !force && found.iter().any(is_there) && out.symlink_metadata().is_err() {
-        return Err(Error::OnlyCopy { out, aside });
+        return Err(OutputError::OnlyCopy { out, aside }.into());
     }
     let mut removed = Vec::new();
     for (path, _lock) in &found {

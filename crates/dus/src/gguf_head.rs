@@ -8,7 +8,7 @@ use checkpoint::gguf::{self, Architecture, GgmlType, Header, Metadata, names};
 use checkpoint::json::Object;
 use checkpoint::{Checkpoint, Encoding, Gguf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FormError, Result};
 use crate::settings;
 use crate::shards::{self, ShardLayout};
 use crate::size;
@@ -58,8 +58,10 @@ impl GgufHead {
         architecture: &Architecture,
         weights: Encoding,
     ) -> Result<Self> {
-        let untranslated =
-            |source| Error::NotInGgufForm { config: donor.config_path(), source: Box::new(source) };
+        let untranslated = |source| FormError::NotInGgufForm {
+            config: donor.config_path(),
+            source: Box::new(source),
+        };
         let mut metadata = Metadata::new(donor.path());
         let weights = weights.ggml_type().expect("the encoding was translated");
         let parameters = gguf::to_metadata(config, architecture, "", weights, &mut metadata)

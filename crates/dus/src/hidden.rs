@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, Result};
 
 /// The longest name of a file, in bytes, on the file systems that there are.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
@@ -79,7 +79,7 @@ pub(crate) fn lock(dir: &Path) -> Result<Option<File>> {
         Err(error) => return Err(failed("opened")(error)),
     };
     if !disk::lock(&lock).map_err(failed("locked"))? {
-        return Err(Error::Busy { partial: dir.to_owned() });
+        return Err(OutputError::Busy { partial: dir.to_owned() }.into());
     }
     let locked = lock.metadata().map_err(failed("read"))?;
     match dir.symlink_metadata() {

@@ -9,7 +9,7 @@ use checkpoint::gguf::{Header, Metadata};
 use serde::{Deserialize, Serialize};
 
 use crate::blueprint::Blueprint;
-use crate::error::{Error, Result};
+use crate::error::{Error, ProvenanceError, Result};
 use crate::gguf_head::MANIFEST_KEY;
 use crate::recipe::{Draft, Form, Source};
 
@@ -182,21 +182,22 @@ impl Manifest {
             return Err(checkpoint::Error::NoSuchPath { spec, path: out.to_owned() }.into());
         }
         if !path.is_file() {
-            return Err(Error::NotABuild { out: out.to_owned() });
+            return Err(ProvenanceError::NotABuild { out: out.to_owned() }.into());
         }
         let failed = |source| Error::Io { path: path.clone(), doing: "read", source };
         let text = fs::read_to_string(&path).map_err(failed)?;
-        serde_json::from_str(&text).map_err(|source| Error::Manifest { path, source })
+        serde_json::from_str(&text)
+            .map_err(|source| ProvenanceError::Manifest { path, source }.into())
     }
 
     fn read_gguf(path: &Path) -> Result<Self> {
         // A build whose tensors are cut off is still one; what is wrong with it, `verify` says.
         let metadata = Header::read_metadata(path)?;
         let Some(text) = metadata.str(MANIFEST_KEY)? else {
-            return Err(Error::NotABuild { out: path.to_owned() });
+            return Err(ProvenanceError::NotABuild { out: path.to_owned() }.into());
         };
         serde_json::from_str(text)
-            .map_err(|source| Error::Manifest { path: path.to_owned(), source })
+            .map_err(|source| ProvenanceError::Manifest { path: path.to_owned(), source }.into())
     }
 
     /// The recipe that this build, which lies in the folder `dir`, was made from.
@@ -256,7 +257,9 @@ pub fn layers(blueprint: &Blueprint) -> Vec<LayerOrigin> {
 }
 
 fn unicode(path: PathBuf) -> Result<String> {
-    path.into_os_string().into_string().map_err(|path| Error::NotUnicode { path: path.into() })
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| ProvenanceError::NotUnicode { path: path.into() }.into())
 }
 
 /// The path of `target` as seen from the folder `from`; both exist or lie in folders that do.

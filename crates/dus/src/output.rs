@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, Result};
 use crate::gguf_head;
 use crate::hidden::{self, MAX_NAME_BYTES};
 use crate::journal::{self, Record};
@@ -89,11 +89,11 @@ impl Output {
             } else {
                 continue;
             };
-            obstacles.push(Error::OutputIsBase { out: out(), how, base: base.clone() });
+            obstacles.push(OutputError::IsBase { out: out(), how, base: base.clone() }.into());
             return obstacles;
         }
         if self.found != Found::Nothing && disk::is_mount_point(&self.path).unwrap_or(false) {
-            obstacles.push(Error::OutputIsMountPoint { out: out() });
+            obstacles.push(OutputError::IsMountPoint { out: out() }.into());
             return obstacles;
         }
         if self.path.file_name().is_some_and(|name| name.len() > MAX_NAME_BYTES) {
@@ -102,32 +102,32 @@ impl Output {
         }
         if self.form == Form::Folder && is_named_gguf(&self.path) {
             // Every loader would take it for the other form.
-            obstacles.push(Error::FolderNamedGguf { out: out() });
+            obstacles.push(OutputError::FolderNamedGguf { out: out() }.into());
         }
         let aside = hidden::neighbour(&self.path, "old");
         match self.found {
             Found::EmptyFolder | Found::ForeignFolder if self.form == Form::Gguf => {
-                obstacles.push(Error::OutputIsFolder { out: out() });
+                obstacles.push(OutputError::IsFolder { out: out() }.into());
             }
             Found::File if self.form == Form::Gguf => {
-                obstacles.push(Error::OutputIsForeignFile { out: out() });
+                obstacles.push(OutputError::IsForeignFile { out: out() }.into());
             }
-            Found::MadeOfBuild => obstacles.push(Error::OutputIsMadeOfBuild { out: out() }),
+            Found::MadeOfBuild => obstacles.push(OutputError::IsMadeOfBuild { out: out() }.into()),
             Found::Nothing if aside.join(manifest::FILE).is_file() => {
-                obstacles.push(Error::OutputMovedAside { out: out(), aside });
+                obstacles.push(OutputError::MovedAside { out: out(), aside }.into());
             }
             Found::Nothing | Found::EmptyFolder => {}
-            Found::File => obstacles.push(Error::OutputIsFile { out: out() }),
+            Found::File => obstacles.push(OutputError::IsFile { out: out() }.into()),
             Found::Build if force => {}
             Found::ForeignFolder if force => {
-                obstacles.push(Error::OutputIsForeign { out: out() });
+                obstacles.push(OutputError::IsForeign { out: out() }.into());
             }
             Found::Build if self.form == Form::Gguf => {
-                obstacles.push(Error::OutputIsBuild { out: out() });
+                obstacles.push(OutputError::IsBuild { out: out() }.into());
             }
             Found::Build | Found::ForeignFolder => {
                 let is_build = self.found == Found::Build;
-                obstacles.push(Error::OutputNotEmpty { out: out(), is_build });
+                obstacles.push(OutputError::NotEmpty { out: out(), is_build }.into());
             }
         }
         obstacles

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::arithmetic::Transform;
 use crate::blueprint::{Blueprint, LayoutKind};
 use crate::conversion::{self, BLOCK_BYTES, Rms};
-use crate::error::{Error, Result, one_line};
+use crate::error::{Error, ProvenanceError, Result, one_line};
 use crate::gguf_head::GgufHead;
 use crate::manifest::{Manifest, SourceFile, SourceModel};
 use crate::open_file::{OpenFile, open_files};
@@ -58,7 +58,7 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     })?;
     let names: Vec<&str> = manifest.models.iter().filter_map(|m| m.name.as_deref()).collect();
     if whereabouts.base.is_some() && !names.is_empty() {
-        return Err(Error::BaseOfSeveral { names: names.join(", ") });
+        return Err(ProvenanceError::BaseOfSeveral { names: names.join(", ") }.into());
     }
     let form = if real.is_file() { Form::Gguf } else { Form::Folder };
     let folder = if real.is_file() { real.parent().unwrap_or(&real) } else { &real };
@@ -114,7 +114,8 @@ fn reason(error: Error, manifest: &Manifest, models: &[(Option<String>, Source)]
         Error::Checkpoint(checkpoint::Error::NoSuchPath { spec, path }) => {
             let gone = models.iter().find(|(_, model)| model.spec == spec);
             let model = gone.and_then(|(name, _)| name.clone());
-            Error::BaseGone { model, source: checkpoint::Error::NoSuchPath { spec, path } }
+            let source = checkpoint::Error::NoSuchPath { spec, path };
+            ProvenanceError::BaseGone { model, source }.into()
         }
         error => {
             let others = manifest.models.iter().zip(models).find_map(|(then, (_, now))| {
@@ -141,7 +142,8 @@ fn check_base(then: &SourceModel, now: &Checkpoint) -> Result<()> {
         Some(file) => format!("{} had {} bytes", file.name, file.bytes),
         None => "it has more files".to_owned(),
     };
-    Err(Error::OtherBase { path: now.path().to_owned(), model: then.name.clone(), what })
+    Err(ProvenanceError::OtherBase { path: now.path().to_owned(), model: then.name.clone(), what }
+        .into())
 }
 
 /// The keys of the config that are not as the build wrote them.
