@@ -2,51 +2,24 @@
 //! machine.
 
 #![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
-#![expect(clippy::print_stderr, reason = "a file that is shared says why a test is skipped")]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 #[path = "command_line/dus.rs"]
 mod dus;
+#[path = "hub/place.rs"]
+mod place;
+#[path = "hub/trouble.rs"]
+mod trouble;
+#[path = "interruption/under_way.rs"]
+mod under_way;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use dus::{dus, run};
-use testkit::hub_server::{Fault, Host, HubServer};
-use testkit::{TinyModel, splice, weights};
-
-const REPO: &str = "owner/tiny";
-const PLAN: &str = "0..3 + 1..4";
-
-/// A hub with a tiny model, and an empty folder to work in.
-struct Place {
-    hub: HubServer,
-    model: TinyModel,
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let model = TinyModel { num_shards: Some(2), ..TinyModel::default() };
-        let (hub, dir) = (HubServer::start(), tempfile::tempdir().unwrap());
-        let folder = tempfile::tempdir().unwrap();
-        model.write(folder.path());
-        let _ = hub.commit_folder(REPO, folder.path());
-        Self { hub, model, dir }
-    }
-
-    fn dus(&self) -> Command {
-        let mut dus = dus(self.dir.path());
-        dus.env("HF_ENDPOINT", self.hub.endpoint()).env("HF_HUB_OFFLINE", "0");
-        dus.env("TMPDIR", self.dir.path().join("tmp"));
-        fs::create_dir_all(self.dir.path().join("tmp")).unwrap();
-        dus
-    }
-
-    fn out(&self) -> std::path::PathBuf {
-        self.dir.path().join("out")
-    }
-}
+use place::{PLAN, Place, REPO};
+use testkit::hub_server::{Fault, Host};
+use testkit::{splice, weights};
 
 #[test]
 fn a_plan_reads_headers_only() {

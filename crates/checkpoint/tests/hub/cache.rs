@@ -2,14 +2,13 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use checkpoint::hub::{Hub, Settings, Watch};
-use testkit::Fault;
 use testkit::hub_server::Host;
+use testkit::{Disk, Fault};
 
 use crate::place::{Place, id, noise};
 
@@ -114,35 +113,6 @@ fn damage_to_what_was_left_is_found() {
         if data == weights && journal.ends_with("0 600000\n") {
             assert_eq!(place.server.bytes_from_storage(), 0);
         }
-    }
-}
-
-/// A disk of its own, of this size; `None`, with the reason printed, where none may be mounted.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(dir: &Path, bytes: usize) -> Option<Self> {
-        fs::create_dir_all(dir).unwrap();
-        let size = format!("size={bytes}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(dir.to_owned())),
-            Ok(output) => {
-                println!("skipped: {}", String::from_utf8_lossy(&output.stderr));
-                None
-            }
-            Err(error) => {
-                println!("skipped: no mount: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
     }
 }
 
