@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use testkit::Disk;
@@ -141,4 +142,26 @@ fn a_hub_that_is_busy_in_the_midst_of_it_is_waited_for() {
         assert_eq!(refused.iter().filter(|(_, request)| request.status == 429).count(), 2);
         place.hub.assert_token_stayed();
     }
+}
+
+/// On a terminal, which `script` plays.
+#[test]
+fn who_looks_sees_that_the_hub_is_waited_for() {
+    if !Command::new("script").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        eprintln!("skipped: `script` is not installed");
+        return;
+    }
+    let place = Place::new();
+    place.hub.fail(Host::Hub, "/tree/", 1, Fault::Status(429, vec![("Retry-After", "1")]));
+    let dus = place.dus();
+    let call =
+        format!("{} {} '{PLAN}' {}", dus.get_program().display(), BUILD[..3].join(" "), "-o out");
+    let mut script = Command::new("script");
+    script.args(["-qec", &call, "/dev/null"]).current_dir(place.dir.path());
+    script.envs(dus.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = script.env("TERM", "xterm").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("the hub is busy or out of reach; it is asked again in 1 s"), "{text}");
+    place.assert_built();
 }
