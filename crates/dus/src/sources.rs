@@ -92,7 +92,7 @@ pub(crate) fn with_hub_watch<T>(
         }
         hub::Progress::Done(bytes) => (watch.progress)(Progress::Done(bytes)),
         hub::Progress::Lost(bytes) => (watch.progress)(Progress::Lost(bytes)),
-        hub::Progress::Waiting(_) => {}
+        hub::Progress::Waiting(time) => (watch.progress)(Progress::Waiting(time)),
     };
     f(hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled }).map_err(|error| {
         match error {
