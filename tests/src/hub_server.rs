@@ -41,6 +41,8 @@ pub enum Fault {
     Status(u16, Vec<(&'static str, &'static str)>),
     /// Another file's hash, in the hub's own answer.
     OtherFile,
+    /// The next page of a listing is said to be at another address than the hub's.
+    NextPageAt(&'static str),
 }
 
 /// Which of the two hosts.
@@ -290,6 +292,9 @@ impl State {
             }
             Some(Fault::OtherFile) => {
                 replace(&mut answer, "X-Linked-Etag", &|_| format!("\"{}\"", "0".repeat(64)));
+            }
+            Some(Fault::NextPageAt(address)) => {
+                replace(&mut answer, "Link", &|link| link.replace(&self.hub, address));
             }
             Some(Fault::OtherRange) => replace(&mut answer, "Content-Range", &|range| {
                 let (start, rest) = range["bytes ".len()..].split_once('-').expect("a range");

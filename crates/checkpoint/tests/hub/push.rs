@@ -158,6 +158,22 @@ fn who_may_not_upload_hears_why() {
 }
 
 #[test]
+fn a_name_that_is_no_repositorys_is_refused() {
+    let place = Place::empty();
+    let files = files(&place);
+    for repo in
+        ["name", "owner/name@branch", "../../x", "owner/na me", "owner/name?x=1", "/x", "a/b/c"]
+    {
+        let push = Push { repo: repo.to_owned(), ..push() };
+        let error = place.hub().push(&push, &files, Watch::nobody()).unwrap_err();
+        let expected = "is not the name of a repository, which has the form owner/name";
+        assert_eq!(error.to_string(), format!("{repo} {expected}"));
+        assert_eq!(error.hint().is_some(), repo.contains('@'));
+    }
+    assert!(place.server.requests().is_empty());
+}
+
+#[test]
 fn a_cancelled_upload_makes_no_commit() {
     let place = Place::empty();
     let files = files(&place);

@@ -13,7 +13,7 @@ use ureq::http::{Method, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use super::address::{host, origin, resolve};
+use super::address::{host, origin, resolve, without_secrets};
 use super::reply::{About, Reply, header, malformed, unreachable};
 use crate::error::{Error, Result};
 use crate::hub::cache::Cache;
@@ -88,6 +88,10 @@ impl Hub {
                 expected: "an http or https address",
             }
             .into());
+        }
+        let sendable = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !settings.token.as_ref().is_none_or(sendable) {
+            return Err(HubError::NotAToken.into());
         }
         let tls =
             TlsConfig::builder().root_certs(root_certs(settings.certificates.as_deref())?).build();
@@ -224,6 +228,7 @@ impl Hub {
                 return Ok(Reply { response, url, hub_headers });
             };
             let next = resolve(&url, location).ok_or_else(|| {
+                let location = without_secrets(location);
                 Failed::Here(malformed(&url, format!("a redirect to {location:?}")))
             })?;
             if self.is_hub(&url) && !self.is_hub(&next) {

@@ -198,7 +198,7 @@ impl Hub {
     }
 
     /// An address that the hub gave, at the endpoint that stands in for it.
-    fn own(&self, href: &str) -> String {
+    pub(super) fn own(&self, href: &str) -> String {
         const HUB: &str = "https://huggingface.co";
         match href.strip_prefix(HUB).filter(|rest| rest.starts_with('/')) {
             Some(rest) => format!("{}{rest}", self.settings().endpoint),

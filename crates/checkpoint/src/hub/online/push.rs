@@ -19,6 +19,7 @@ use super::hash::Hash;
 use super::listing::encode_part;
 use super::reply::{About, malformed};
 use crate::error::{Error, Result};
+use crate::hub::id::ModelId;
 use crate::hub::upload::{Content, Push, Pushed, Upload};
 use crate::hub::watch::{Progress, Watch};
 use crate::hub_error::HubError;
@@ -63,13 +64,17 @@ struct Committed {
 impl Hub {
     /// Uploads `files` as one commit of the repository that `push` names.
     pub fn push(&self, push: &Push, files: &[Upload], watch: Watch) -> Result<Pushed> {
+        let is_repo = ModelId::parse(&push.repo).is_ok_and(|id| id.repo == push.repo);
+        if !is_repo {
+            return Err(HubError::NotARepo { repo: push.repo.clone() }.into());
+        }
         self.refuse_offline(&push.repo)?;
         if self.settings().token.is_none() {
             return Err(HubError::NoToken { repo: push.repo.clone() }.into());
         }
         self.create(push, watch)?;
         let mut pushed = Pushed {
-            url: format!("{}/{}", self.settings().endpoint, push.repo),
+            url: self.page(&push.repo),
             commit: None,
             sent: 0,
             kept: 0,
