@@ -15,6 +15,8 @@ pub enum Access {
     Local,
     /// What headers say; no weights are downloaded, and none can be read of what comes of it.
     Headers,
+    /// The same, and the files beside the weights.
+    SideFiles,
     /// All that a build needs; it comes into the cache.
     Weights,
 }
@@ -42,11 +44,11 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
     match access {
         Access::Local => return Ok(here(located?)),
         _ if is_local || !(missing_in.is_some() || located.is_ok()) => return Ok(here(located?)),
-        Access::Headers | Access::Weights => {}
+        Access::Headers | Access::SideFiles | Access::Weights => {}
     }
     // The cache may hold some of a model's files only; to a plan it is good enough if it does not.
     let is_whole = located.as_ref().is_ok_and(|found| Checkpoint::open(&found.path).is_ok());
-    if access == Access::Headers && is_whole {
+    if access != Access::Weights && is_whole {
         return Ok(here(located?));
     }
     let id = ModelId::parse(&source.spec)?;
@@ -62,13 +64,14 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
 /// Asks the hub for a model of which the cache has not all.
 fn ask(id: &ModelId, access: Access, watch: hub::Watch) -> checkpoint::Result<Found> {
     let hub = Hub::from_env()?;
-    if access == Access::Headers && !hub.settings().offline {
+    if access != Access::Weights && !hub.settings().offline {
         let revision: Revision = hub.resolve(id, watch)?;
         let dir = tempfile::Builder::new().prefix("dus-").tempdir();
         let path = std::env::temp_dir();
         let dir =
             dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
-        let location = hub.remote(revision).outline(dir.path(), false, watch)?;
+        let side_files = access == Access::SideFiles;
+        let location = hub.remote(revision).outline(dir.path(), side_files, watch)?;
         return Ok(Found { location, notice: None, outline: Some(dir) });
     }
     let found = hub.find(id, watch)?;

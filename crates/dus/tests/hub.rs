@@ -42,6 +42,21 @@ fn a_plan_reads_headers_only() {
     place.hub.assert_token_stayed();
 }
 
+/// The tokenizer is part of a GGUF file: to plan one, it is read, and the weights are not.
+#[test]
+fn a_plan_of_a_gguf_file_reads_the_tokenizer_too() {
+    let place = Place::new();
+    let _ = place.hub.commit_folder(REPO, &dus::tiny_mistral());
+    for flags in [&["--to", "gguf"][..], &["-o", "x.gguf"]] {
+        let args = [&["plan", REPO, "--layers", "dus(8)", "--json"][..], flags].concat();
+        let plan = run(place.dus(), &args).done().json();
+        assert_eq!(plan["num_hidden_layers"], 48);
+    }
+    // Two times the headers of three shards, of 12 MB.
+    assert!(place.hub.bytes_from_storage() < 1_000_000, "{}", place.hub.bytes_from_storage());
+    assert!(!place.cache().exists(), "nothing comes into the cache");
+}
+
 #[test]
 fn a_build_fetches_its_base_and_is_proved() {
     let place = Place::new();
