@@ -37,6 +37,8 @@ pub enum Fault {
     Longer(usize),
     /// A pause after each 4 KiB.
     Slow(Duration),
+    /// Nothing comes after so many bytes of the body, and the connection stays open.
+    Stall(usize),
     /// This status, with these headers.
     Status(u16, Vec<(&'static str, &'static str)>),
     /// Another file's hash, in the hub's own answer.
@@ -282,6 +284,7 @@ impl State {
         };
         match fault {
             Some(Fault::Drop(after)) => answer.drop_after = Some(after),
+            Some(Fault::Stall(after)) => answer.stall_after = Some(after),
             Some(Fault::Slow(pause)) => answer.pause = Some(pause),
             Some(Fault::WrongBytes) => answer.body.iter_mut().for_each(|byte| *byte ^= 1),
             Some(Fault::Shorter(by)) => answer.body.truncate(answer.body.len().saturating_sub(by)),

@@ -165,3 +165,31 @@ fn who_looks_sees_that_the_hub_is_waited_for() {
     assert!(text.contains("the hub is busy or out of reach; it is asked again in 1 s"), "{text}");
     place.assert_built();
 }
+
+/// A server that falls silent is waited for, but not for longer than a silence may last; a second ^C
+/// waits for nothing.
+#[test]
+fn a_silent_hub_does_not_hold_up_an_interrupted_download() {
+    let stalled = |timeout: &str| {
+        let place = Place::with_large_model();
+        place.hub.fail(Host::Storage, "/", 99, Fault::Stall(100_000));
+        let mut dus = place.dus();
+        dus.env("HF_HUB_DOWNLOAD_TIMEOUT", timeout);
+        let under_way = UnderWay::start(dus, &BUILD, |_| has_bytes(&place));
+        (place, under_way.send("INT"), Instant::now())
+    };
+    let (place, under_way, start) = stalled("2");
+    let said = under_way.end();
+    assert_eq!(said.code, Some(130), "{said:#?}");
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(!place.out().exists());
+
+    let (place, under_way, start) = stalled("60");
+    std::thread::sleep(Duration::from_millis(100));
+    let said = under_way.send("INT").end();
+    // The signal itself ended it.
+    assert_eq!(said.code, None, "{said:#?}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(!place.out().exists());
+    assert_no_false_blob(&place);
+}
