@@ -583,8 +583,8 @@ fn preupload(repo: &Repo, branch: &str, request: &Request) -> Answer {
     let held = repo.at(branch).map(|(_, files)| files);
     let files = asked["files"].as_array().into_iter().flatten().map(|file| {
         let path = file["path"].as_str().expect("a path");
-        let large = file["size"].as_u64().is_some_and(|size| size as usize >= LARGE)
-            || path.ends_with(".safetensors");
+        let large =
+            file["size"].as_u64().is_some_and(|size| size as usize >= LARGE) || is_weight(path);
         let oid = held
             .and_then(|files| files.get(path))
             .map(|bytes| if large && !bytes.is_empty() { sha256(bytes) } else { git_hash(bytes) });
@@ -641,7 +641,11 @@ fn json_body(request: &Request) -> Value {
 }
 
 fn is_large(path: &str, bytes: &[u8]) -> bool {
-    bytes.len() >= LARGE || path.ends_with(".safetensors")
+    bytes.len() >= LARGE || is_weight(path)
+}
+
+fn is_weight(path: &str) -> bool {
+    path.ends_with(".safetensors") || path.ends_with(".gguf")
 }
 
 /// The SHA-256 of `bytes`, in hexadecimal digits.

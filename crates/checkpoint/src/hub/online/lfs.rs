@@ -126,7 +126,9 @@ impl Hub {
             url: self.own(href),
             headers: Vec::new(),
             payload: match &file.upload.content {
-                Content::File(path) => Payload::Part { path: path.clone(), offset, bytes },
+                content @ (Content::File(_) | Content::Headed { .. }) => {
+                    Payload::Part { content: content.clone(), offset, bytes }
+                }
                 Content::Bytes(all) => {
                     Payload::Bytes(all[offset as usize..(offset + bytes) as usize].to_vec())
                 }
