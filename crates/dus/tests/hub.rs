@@ -18,6 +18,7 @@ use std::path::Path;
 
 use dus::{dus, run};
 use place::{PLAN, Place, REPO};
+use testkit::gguf::TinyGguf;
 use testkit::hub_server::{Fault, Host};
 use testkit::{splice, weights};
 
@@ -140,5 +141,75 @@ fn a_build_is_uploaded_without_the_paths_of_this_machine() {
     run(dus, &["build", repo, "--layers", "0..n", "-o", "again"]).done();
     let again = weights::read(&place.dir.path().join("again"));
     assert_eq!(again, weights::read(&place.out()));
+    place.hub.assert_token_stayed();
+}
+
+#[test]
+fn a_config_is_uploaded_without_the_paths_of_this_machine() {
+    let place = Place::new();
+    let base = place.dir.path().join("base");
+    place.model.write(&base);
+    for name in ["config.json", "tokenizer_config.json"] {
+        let key = if name == "config.json" { "_name_or_path" } else { "name_or_path" };
+        testkit::raw::edit_json(&base.join(name), |config| config[key] = "/home/me/step-5".into());
+    }
+    run(place.dus(), &["build", "base", "--layers", PLAN, "-o", "out"]).done();
+    // A card that its owner removed is not missed.
+    fs::remove_file(place.out().join("README.md")).unwrap();
+    let mut dus = place.dus();
+    dus.env("HF_TOKEN", "hf_token");
+    run(dus, &["push", "out", "owner/deep"]).done();
+    let sent = place.hub.files("owner/deep", "main").unwrap();
+    for name in ["config.json", "tokenizer_config.json"] {
+        let here = fs::read_to_string(place.out().join(name)).unwrap();
+        let there = std::str::from_utf8(&sent[name]).unwrap();
+        assert_eq!(there, here.replace("/home/me/step-5", "step-5"));
+        assert_ne!(there, here);
+    }
+    assert!(!sent.contains_key("README.md"));
+}
+
+/// What was sent differs from the file in the base's path alone, and no byte moved.
+#[test]
+fn a_gguf_file_is_uploaded_with_a_card_and_without_the_paths_of_this_machine() {
+    let place = Place::new();
+    let at = |name: &str| place.dir.path().join(name);
+    fs::create_dir(at("secrèt")).unwrap();
+    TinyGguf::default().write(&at("secrèt/base.gguf"));
+    run(place.dus(), &["build", "secrèt/base.gguf", "--layers", PLAN, "-o", "deep.gguf"]).done();
+    let built = fs::read(at("deep.gguf")).unwrap();
+    let push = |repo: &str| {
+        let mut dus = place.dus();
+        dus.env("HF_TOKEN", "hf_token");
+        run(dus, &["push", "deep.gguf", repo, "--json"]).done().json()
+    };
+    assert_eq!(push("owner/deep")["sent_bytes"], built.len());
+
+    let sent = place.hub.files("owner/deep", "main").unwrap();
+    assert_eq!(sent.keys().collect::<Vec<_>>(), ["README.md", "deep.gguf"]);
+    let (file, card) = (&sent["deep.gguf"], std::str::from_utf8(&sent["README.md"]).unwrap());
+    for text in [&file[..], card.as_bytes()] {
+        assert!(!text.windows(4).any(|part| part == b"secr"), "{card}");
+    }
+    let differ = built.iter().zip(file).filter(|(here, there)| here != there).count();
+    assert!(built.len() == file.len() && differ <= "\"secrèt/base.gguf\"".len(), "{differ}");
+    assert!(card.contains("base = \"base.gguf\"") && card.contains("plan: 0..3 + 1..4"), "{card}");
+
+    // It is a build like any other, and the card's recipe makes it again.
+    fs::create_dir(at("other")).unwrap();
+    fs::write(at("other/deep.gguf"), file).unwrap();
+    fs::copy(at("secrèt/base.gguf"), at("other/base.gguf")).unwrap();
+    run(place.dus(), &["verify", "other/deep.gguf"]).done();
+    let recipe = card.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    fs::write(at("other/recipe.toml"), recipe).unwrap();
+    run(place.dus(), &["build", "other/recipe.toml", "-o", "again.gguf"]).done();
+    assert!(fs::read(at("again.gguf")).unwrap()[file.len() - 64..] == file[file.len() - 64..]);
+
+    // Again, nothing is sent; a card that is there is its owner's.
+    assert_eq!(push("owner/deep")["commit"], serde_json::Value::Null);
+    let _ = place.hub.commit("owner/mine", &[("README.md", b"# mine")]);
+    push("owner/mine");
+    let sent = place.hub.files("owner/mine", "main").unwrap();
+    assert_eq!((&*sent["README.md"], sent["deep.gguf"] == *file), (&b"# mine"[..], true));
     place.hub.assert_token_stayed();
 }
