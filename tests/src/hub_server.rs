@@ -645,7 +645,7 @@ fn is_large(path: &str, bytes: &[u8]) -> bool {
 }
 
 fn is_weight(path: &str) -> bool {
-    path.ends_with(".safetensors") || path.ends_with(".gguf")
+    [".safetensors", ".gguf"].iter().any(|end| path.ends_with(end))
 }
 
 /// The SHA-256 of `bytes`, in hexadecimal digits.

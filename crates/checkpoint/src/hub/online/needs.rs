@@ -144,7 +144,7 @@ pub(super) fn stays_inside(path: &str) -> bool {
 }
 
 fn is_gguf(path: &str) -> bool {
-    path.ends_with(".gguf")
+    std::path::Path::new(path).extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 /// What a repository holds in place of safetensors under the usual names.
