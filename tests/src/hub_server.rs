@@ -83,6 +83,7 @@ struct Rule {
     host: Host,
     part_of_target: String,
     fault: Fault,
+    spared: usize,
     times: usize,
 }
 
@@ -176,8 +177,20 @@ impl HubServer {
 
     /// The next `times` requests to `host` whose path contains `part_of_target` meet with `fault`.
     pub fn fail(&self, host: Host, part_of_target: &str, times: usize, fault: Fault) {
+        self.fail_later(host, part_of_target, 0, times, fault);
+    }
+
+    /// The same, after `spared` such requests that are answered as they should be.
+    pub fn fail_later(
+        &self,
+        host: Host,
+        part_of_target: &str,
+        spared: usize,
+        times: usize,
+        fault: Fault,
+    ) {
         let part_of_target = part_of_target.to_owned();
-        lock(&self.state.faults).push(Rule { host, part_of_target, fault, times });
+        lock(&self.state.faults).push(Rule { host, part_of_target, fault, spared, times });
     }
 
     /// From here on all is well.
@@ -313,6 +326,10 @@ impl State {
         let rule = rules.iter_mut().find(|rule| {
             rule.times > 0 && rule.host == host && request.target.contains(&rule.part_of_target)
         })?;
+        if rule.spared > 0 {
+            rule.spared -= 1;
+            return None;
+        }
         rule.times -= 1;
         Some(rule.fault.clone())
     }

@@ -250,8 +250,8 @@ impl HubError {
                  network and copy the cache"
                 .to_owned(),
             Self::Unreachable { .. } => {
-                "check the network and HF_ENDPOINT; what was downloaded is \
-                 kept, and the next run goes on from there"
+                "check the network and HF_ENDPOINT; what was downloaded into \
+                 the cache is kept, and the next run goes on from there"
                     .to_owned()
             }
             Self::RepoNotFound { with_token: false, .. } => {

@@ -16,14 +16,14 @@ use crate::journal_head::Head;
 use crate::manifest::Manifest;
 use crate::movement::{self, CopyMode, Files, Filled, Moved};
 use crate::new_file::NewFile;
-use crate::open_file::{OpenFile, open_files};
+use crate::open_file::OpenFile;
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Form, TensorType};
 use crate::settings;
 use crate::shards::{Shard, ShardLayout};
 use crate::size::Bytes;
-use crate::splice::{Model, NewTensor};
+use crate::splice::NewTensor;
 
 /// How a build is carried out; nothing here changes a tensor's bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,6 +117,9 @@ fn shareable_bytes(blueprint: &Blueprint) -> u64 {
 
 /// Whether files in `dir` can share blocks with all weight files.
 fn can_share(blueprint: &Blueprint, dir: &Path) -> Result<bool> {
+    if !blueprint.has_weights() {
+        return Ok(false);
+    }
     for file in blueprint.models.iter().flat_map(|model| model.checkpoint.files()) {
         let source = OpenFile::open(file.path.clone())?.file;
         // A folder that cannot be written is found when it is, with a better word for it.
@@ -183,7 +186,7 @@ pub fn build(
     let path = out.path().to_owned();
     let manifest = Manifest::new(blueprint, &path)?;
     let layout = layout(blueprint, &manifest)?;
-    let head = Head::new(&manifest, &blueprint.models, &layout)?;
+    let head = Head::new(&manifest, blueprint, &layout)?;
     let mut partial = Partial::lock(out)?;
     partial.set_stays(options.resume);
     let left = Record::read(partial.dir())?;
@@ -194,7 +197,12 @@ pub fn build(
     }
     let work = Work { blueprint, manifest: &manifest, layout: &layout, head: &head };
     match work.carry_out(&mut partial, begun, *options, watch) {
-        Ok(built) => Ok(Built { notes: note.into_iter().collect(), ..built }),
+        Ok(built) => Ok(Built { notes: note.into_iter().chain(built.notes).collect(), ..built }),
+        // What is done is made of bytes that are not the base's.
+        Err(error) if error.is_damaged_download() => {
+            partial.set_stays(false);
+            Err(error)
+        }
         Err(error) if options.resume => match Record::read(partial.dir())? {
             Some(record) if record.bytes() > 0 => {
                 let (dir, bytes) = (partial.dir().to_owned(), record.bytes());
@@ -246,8 +254,7 @@ impl Work<'_> {
         watch: &Watch,
     ) -> Result<Built> {
         let Self { blueprint, layout, .. } = *self;
-        let open = |model: &Model| open_files(&model.checkpoint);
-        let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let sources = blueprint.open_sources()?;
         let names = layout.shards.iter().map(|shard| shard.name.as_str());
         let kept: Vec<&str> = names.chain([journal::FILE]).filter(|_| begun.is_some()).collect();
         partial.clear(&kept)?;
@@ -281,7 +288,18 @@ impl Work<'_> {
             return Err(Error::Inexact { count: cast.inexact, tensor });
         }
         self.complete(partial, &shards, watch)?;
-        Ok(Built { moved, resumed: kept, cast, notes: Vec::new() })
+        let notes = self.unproved(&finished).into_iter().collect();
+        Ok(Built { moved, resumed: kept, cast, notes })
+    }
+
+    /// What of a base on the hub no hash was made of.
+    fn unproved(&self, finished: &Finished) -> Option<String> {
+        let streamed = !self.blueprint.has_weights() && !finished.is_nothing();
+        streamed.then(|| {
+            "an earlier run had read part of the base, so that its files could not be checked by \
+             the hub's hashes; `dus verify --no-cache` compares every tensor"
+                .to_owned()
+        })
     }
 
     /// Writes what stands beside the weights, syncs, checks, and moves all of it to its place.

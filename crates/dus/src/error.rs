@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use checkpoint::Encoding;
 use checkpoint::gguf::GgufError;
+use checkpoint::hub::HubError;
 
 use crate::arithmetic::UnsupportedEncoding;
 use crate::plan::PlanError;
@@ -700,6 +701,17 @@ impl Error {
         match self {
             Self::Cancelled => true,
             Self::Unfinished { source, .. } => source.is_cancelled(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is that what came from the hub is not what the hub lists.
+    #[must_use]
+    pub fn is_damaged_download(&self) -> bool {
+        match self {
+            Self::Checkpoint(checkpoint::Error::Hub(error)) => {
+                matches!(**error, HubError::Hash { .. } | HubError::Changed { .. })
+            }
             _ => false,
         }
     }

@@ -18,6 +18,7 @@ use crate::error::{Error, Result, one_line};
 use crate::gguf_head::GgufHead;
 use crate::manifest::{Manifest, SourceFile};
 use crate::open_file::{OpenFile, open_files};
+use crate::open_source::OpenSource;
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Draft, Form, Recipe, Source};
 use crate::sources::Access;
@@ -41,6 +42,8 @@ pub struct Whereabouts {
     pub base: Option<Source>,
     /// Models by name.
     pub models: Vec<(String, Source)>,
+    /// Whether what is on the hub is read there, and no copy is kept.
+    pub no_cache: bool,
 }
 
 /// Compares the build in `dir` with the models that it was made from.
@@ -63,12 +66,15 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     let flags =
         Draft { base: whereabouts.base, models: whereabouts.models, to, ..Draft::default() };
     let recipe: Recipe = manifest.draft(folder).replaced_by(flags).finish()?;
-    let blueprint = Blueprint::with_access(recipe, LayoutKind::Size, None, Access::Weights, watch)
-        .map_err(|error| match error {
-            Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
-                Error::BaseGone { source }
+    let access = if whereabouts.no_cache { Access::Streamed } else { Access::Weights };
+    let blueprint =
+        Blueprint::with_access(recipe, LayoutKind::Size, None, access, watch).map_err(|error| {
+            match error {
+                Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
+                    Error::BaseGone { source }
+                }
+                error => error,
             }
-            error => error,
         })?;
     check_base(&manifest, &blueprint)?;
 
@@ -181,7 +187,7 @@ fn metadata_differences(head: &GgufHead, built: &Checkpoint) -> Vec<String> {
 struct Comparison<'a> {
     blueprint: &'a Blueprint,
     watch: &'a Watch<'a>,
-    sources: Vec<Vec<OpenFile>>,
+    sources: Vec<Vec<OpenSource>>,
     targets: Vec<OpenFile>,
     pairs: Vec<Pair<'a>>,
     missing: Vec<String>,
@@ -197,8 +203,7 @@ struct Pair<'a> {
 
 impl<'a> Comparison<'a> {
     fn new(blueprint: &'a Blueprint, built: &'a Checkpoint, watch: &'a Watch<'a>) -> Result<Self> {
-        let open = |model: &Model| open_files(&model.checkpoint);
-        let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let sources = blueprint.open_sources()?;
         let targets = open_files(built)?;
         let rms = Rms::measure(&blueprint.splice, &blueprint.models, &sources, watch)?;
         let (mut pairs, mut missing) = (Vec::new(), Vec::new());
@@ -294,7 +299,7 @@ impl<'a> Comparison<'a> {
         buffers.resize(source_bytes + target_bytes + computed_bytes, 0);
         let (from, rest) = buffers.split_at_mut(source_bytes);
         let (found, computed) = rest.split_at_mut(target_bytes);
-        source.read_exact_at(from, pair.source.range.start + block.start)?;
+        source.read_exact_at(from, pair.source.range.start + block.start, self.watch)?;
         target.read_exact_at(found, pair.target.range.start + begin)?;
         let expected = match &pair.transform {
             None => &*from,
