@@ -107,6 +107,11 @@ impl Blueprint {
         access: Access,
         watch: &Watch,
     ) -> Result<Self> {
+        let access = match access {
+            // The tokenizer goes into a GGUF file, so that a plan of one has to read it.
+            Access::Headers if asks_for_gguf(&recipe, out) => Access::SideFiles,
+            access => access,
+        };
         let (mut locations, mut models) = (Vec::new(), Vec::new());
         let (mut notices, mut outlines, mut remotes) = (Vec::new(), Vec::new(), Vec::new());
         for (name, source) in &recipe.models {
@@ -438,9 +443,6 @@ impl Blueprint {
 
 /// The form to write: as the recipe says, else as the output is called, else as the base is.
 fn form(recipe: &Recipe, base: &Checkpoint, out: Option<&Path>) -> Result<Form> {
-    let named_gguf = |out: &Path| {
-        out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-    };
     match (recipe.to, out) {
         (Some(Form::Gguf), Some(out)) if !named_gguf(out) => {
             Err(Error::NotNamedGguf { out: out.to_owned() })
@@ -452,6 +454,15 @@ fn form(recipe: &Recipe, base: &Checkpoint, out: Option<&Path>) -> Result<Form> 
         }
         (None, _) => Ok(translation::form(base)),
     }
+}
+
+/// Whether recipe or output say that a GGUF file is wanted, whatever the base is.
+fn asks_for_gguf(recipe: &Recipe, out: Option<&Path>) -> bool {
+    recipe.to.map_or_else(|| out.is_some_and(named_gguf), |form| form == Form::Gguf)
+}
+
+fn named_gguf(out: &Path) -> bool {
+    out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Refuses a plan that joins layers of a folder and of a GGUF file.

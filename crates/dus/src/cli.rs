@@ -273,7 +273,7 @@ pub(crate) struct CleanArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct PushArgs {
-    /// A folder that a build left
+    /// The folder or .gguf file that a build left
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
     /// The repository, which is made if it does not exist

@@ -17,6 +17,8 @@ pub enum Access {
     Local,
     /// What headers say; no weights are downloaded, and none can be read of what comes of it.
     Headers,
+    /// The same, and the files beside the weights.
+    SideFiles,
     /// All that a build needs; it comes into the cache.
     Weights,
     /// The same, but what the cache does not hold is read where it lies, and no copy is kept.
@@ -48,11 +50,11 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
     match access {
         Access::Local => return Ok(here(located?)),
         _ if is_local || !(missing_in.is_some() || located.is_ok()) => return Ok(here(located?)),
-        Access::Headers | Access::Weights | Access::Streamed => {}
+        Access::Headers | Access::SideFiles | Access::Weights | Access::Streamed => {}
     }
     // The cache may hold some of a model's files only; to a plan it is good enough if it does not.
     let is_whole = located.as_ref().is_ok_and(|found| Checkpoint::open(&found.path).is_ok());
-    if access == Access::Headers && is_whole {
+    if matches!(access, Access::Headers | Access::SideFiles) && is_whole {
         return Ok(here(located?));
     }
     let id = ModelId::parse(&source.spec)?;
@@ -110,7 +112,8 @@ fn outline(
     let remote = hub.remote(revision);
     let is_read = access == Access::Streamed;
     // Errors name files of it; so they name the model, too.
-    let location = remote.outline(&dir.path().join(&remote.revision().repo), is_read, watch)?;
+    let side_files = access != Access::Headers;
+    let location = remote.outline(&dir.path().join(&remote.revision().repo), side_files, watch)?;
     let remote = is_read.then(|| Arc::new(remote));
     Ok(Found { location, notice: None, outline: Some(dir), remote })
 }
@@ -126,7 +129,7 @@ pub(crate) fn with_hub_watch<T>(
         }
         hub::Progress::Done(bytes) => (watch.progress)(Progress::Done(bytes)),
         hub::Progress::Lost(bytes) => (watch.progress)(Progress::Lost(bytes)),
-        hub::Progress::Waiting(_) => {}
+        hub::Progress::Waiting(time) => (watch.progress)(Progress::Waiting(time)),
     };
     f(hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled }).map_err(|error| {
         match error {

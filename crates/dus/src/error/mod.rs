@@ -202,13 +202,6 @@ pub enum Error {
         source: checkpoint::Error,
     },
 
-    /// A GGUF file that is to be uploaded.
-    #[error("{} is a GGUF file; only folders are uploaded", out.display())]
-    PushOfFile {
-        /// The file.
-        out: PathBuf,
-    },
-
     /// Weights that are on the hub only.
     #[error("the weights are on the hub only")]
     OnlyHeaders,
@@ -364,9 +357,6 @@ impl Error {
             Self::NothingShared => "`--shard-layout source` arranges files so that they share".to_owned(),
             Self::UnknownGlobals => {
                 "`embeddings`, `norm` and `lm_head` must name one model, which gives them all".to_owned()
-            }
-            Self::PushOfFile { out } => {
-                format!("`hf upload OWNER/NAME {}` sends it as it is", out.display())
             }
             Self::NoExample { .. } => "run it in a clone of the project".to_owned(),
             _ => return None,

@@ -337,3 +337,19 @@ fn a_file_that_came_meanwhile() {
     assert_eq!(fs::read(place.path("out.gguf")).unwrap(), b"mine");
     assert_eq!(place.names(), ["out.gguf"]);
 }
+
+/// The card of a folder that was made of a GGUF file says so in its recipe.
+#[test]
+fn the_card_of_a_folder_makes_it_again() {
+    let place = Place::empty();
+    let model = tiny_mistral().display().to_string();
+    let to = |base, out, form| ["build", base, "--layers", "0..2", "--to", form, "-o", out];
+    place.dus(&to(&model, "base.gguf", "gguf")).done();
+    place.dus(&to("base.gguf", "out", "hf")).done();
+    let card = fs::read_to_string(place.path("out/README.md")).unwrap();
+    let recipe = card.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    fs::write(place.path("out/recipe.toml"), recipe).unwrap();
+    place.dus(&["build", "out/recipe.toml", "-o", "again"]).done();
+    let weights = |out| fs::read(place.path(out).join("model.safetensors")).unwrap();
+    assert!(weights("again") == weights("out"));
+}

@@ -1,4 +1,6 @@
-//! A base that takes a while to build from, and a program that is under way.
+//! A base that takes a while to build from, and a program that is under way. Two tests share this file.
+
+#![allow(dead_code, reason = "each test that includes this file uses some of it")]
 
 use std::fs;
 use std::path::Path;

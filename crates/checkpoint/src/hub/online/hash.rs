@@ -35,7 +35,7 @@ impl Hash {
     pub(super) fn read(
         mut self,
         path: &Path,
-        mut file: File,
+        mut file: impl Read,
         watch: Watch,
         told: &dyn Fn(u64),
     ) -> Result<String> {
