@@ -76,26 +76,27 @@ fn ask(
     watch: hub::Watch,
 ) -> checkpoint::Result<Found> {
     let hub = Hub::from_env()?;
-    // A whole copy is checked for being the newest and then used, whatever was asked for.
-    if access != Access::Weights && !hub.settings().offline {
-        let revision = match cached {
-            None => Some(hub.resolve(id, watch)?),
-            Some(location) => hub.resolve(id, watch).ok().filter(|revision| {
-                location.hub.as_ref().is_some_and(|hub| hub.commit != revision.commit)
-            }),
-        };
-        if let Some(revision) = revision {
-            return outline(&hub, revision, access, watch);
-        }
+    let from_cache = |location, notice: Option<checkpoint::Error>| {
+        let notice = notice.map(|error| {
+            let why = crate::error::one_line(&error);
+            format!("the hub could not be asked ({why}); the cache's copy is used")
+        });
+        Found { location, notice, outline: None, remote: None }
+    };
+    if access == Access::Weights || hub.settings().offline {
+        let found = hub.find(id, watch)?;
+        return Ok(from_cache(found.location, found.notice));
     }
-    let found = hub.find(id, watch)?;
-    let notice = found.notice.map(|error| {
-        format!(
-            "the hub could not be asked ({}); the cache's copy is used",
-            crate::error::one_line(&error)
-        )
-    });
-    Ok(Found { location: found.location, notice, outline: None, remote: None })
+    // A whole copy is used while it is the newest, whatever was asked for.
+    match (hub.resolve(id, watch), cached) {
+        (Ok(revision), Some(location)) if location.hub == Some(revision.hub_id()) => {
+            Ok(from_cache(location, None))
+        }
+        (Err(checkpoint::Error::Hub(error)), Some(location)) if error.cache_may_answer() => {
+            Ok(from_cache(location, Some(checkpoint::Error::Hub(error))))
+        }
+        (revision, _) => outline(&hub, revision?, access, watch),
+    }
 }
 
 /// Makes a folder that holds all of a model but its weights.

@@ -249,6 +249,12 @@ fn a_whole_copy_in_the_cache_is_not_fetched_again() {
     place.build(&[]).done();
     place.check_built();
     assert_eq!(place.hub.bytes_from_storage(), 0);
+    // Also where the hub cannot say whether it is the newest.
+    fs::remove_dir_all(place.out()).unwrap();
+    let mut far = place.dus();
+    far.env("HF_ENDPOINT", "http://127.0.0.1:9");
+    let said = run(far, &[&BUILD[..], &["--layers", PLAN]].concat()).done();
+    assert!(said.stderr.contains("the cache's copy is used"), "{said:#?}");
     // Without the hub it still is.
     fs::remove_dir_all(place.out()).unwrap();
     let mut offline = place.dus();
