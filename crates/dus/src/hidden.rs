@@ -50,8 +50,9 @@ pub(crate) fn lock_or_create(dir: &Path) -> Result<File> {
             Ok(Some(lock)) => return Ok(lock),
             Ok(None) => {}
             Err(error) => {
-                if created {
-                    // Where another build has begun in it, it stays.
+                // Where another build was faster to lock it, it is that one's, empty as it may be yet.
+                let is_theirs = matches!(error, Error::Output(OutputError::Busy { .. }));
+                if created && !is_theirs {
                     let _ = fs::remove_dir(dir);
                 }
                 return Err(error);
