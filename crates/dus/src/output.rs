@@ -2,8 +2,8 @@
 //!
 //! Files are written into a hidden folder beside it, `.NAME.dus-partial`: a journal, and beside that
 //! the folder or GGUF file which is moved to the output's place at the end. All of it is removed if the
-//! build stops, unless it is to be gone on with. The hidden folder is locked, so two builds never share it, and one that a killed build left is known
-//! by its free lock.
+//! build stops, unless it is to be gone on with. The hidden folder is locked, so two builds never share
+//! it, and one that a killed build left is known by its free lock.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
