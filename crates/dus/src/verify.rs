@@ -60,6 +60,10 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     if whereabouts.base.is_some() && !names.is_empty() {
         return Err(ProvenanceError::BaseOfSeveral { names: names.join(", ") }.into());
     }
+    if let Some((name, _)) = whereabouts.models.iter().find(|(name, _)| !names.contains(&&**name)) {
+        let (name, names) = (name.clone(), names.join(", "));
+        return Err(ProvenanceError::NoSuchModel { name, names }.into());
+    }
     let form = if real.is_file() { Form::Gguf } else { Form::Folder };
     let folder = if real.is_file() { real.parent().unwrap_or(&real) } else { &real };
     let to = Some(form.name().to_owned());

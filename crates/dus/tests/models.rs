@@ -297,4 +297,7 @@ fn verify_wants_the_models_by_name() {
     for part in ["other is not the model `e` of this build", "hint: --model e=PATH"] {
         assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
     }
+    let run = workshop.dus(&["verify", "out", "--model", "typo=recipes/x"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("not of a model called typo, but of x, e"), "{}", run.stderr);
 }

@@ -45,6 +45,15 @@ pub enum ProvenanceError {
         names: String,
     },
 
+    /// A model that the build is not of.
+    #[error("this build is not of a model called {name}{}", of_models(names))]
+    NoSuchModel {
+        /// The name that was given.
+        name: String,
+        /// The names that there are; empty if the build has one base.
+        names: String,
+    },
+
     /// A base that is not the one that a build was made from.
     #[error("{} is not {}: {what}", path.display(), of_this_build(model.as_ref()))]
     OtherBase {
@@ -62,6 +71,9 @@ impl ProvenanceError {
     pub(super) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BaseOfSeveral { .. } => "--model NAME=PATH names one of them".to_owned(),
+            Self::NoSuchModel { names, .. } if names.is_empty() => {
+                "--base PATH names its base".to_owned()
+            }
             Self::OtherBase { model, .. } | Self::BaseGone { model, .. } => match model {
                 Some(name) => format!("--model {name}=PATH names it where it is now"),
                 None => "--base PATH names the base where it is now".to_owned(),
@@ -69,6 +81,11 @@ impl ProvenanceError {
             _ => return None,
         })
     }
+}
+
+/// The models of a build, behind a sentence.
+fn of_models(names: &str) -> String {
+    if names.is_empty() { String::new() } else { format!(", but of {names}") }
 }
 
 /// Names the base of a build, or that of several models which is called `name`.
