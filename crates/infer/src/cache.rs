@@ -85,11 +85,6 @@ impl KvCache {
     pub(crate) fn layer_len(&self, layer: usize) -> usize {
         self.layers[layer].len
     }
-
-    /// The number of layers.
-    pub(crate) fn num_layers(&self) -> usize {
-        self.layers.len()
-    }
 }
 
 impl LayerCache {

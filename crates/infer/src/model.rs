@@ -137,13 +137,18 @@ impl Model {
 
     /// The logits of `hidden`'s rows one after the other, which must all be finite.
     ///
-    /// `tokens` are all tokens of the sequence, to find the layer that is to blame if they are not.
-    pub fn finite_logits(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Vec<f32>> {
+    /// `tokens_of` gives all tokens of the sequence that a row belongs to: where its logits are not
+    /// finite, they are run once more to find the layer that is to blame.
+    pub fn finite_logits(
+        &self,
+        hidden: &Tensor,
+        tokens_of: impl Fn(usize) -> Vec<u32>,
+    ) -> Result<Vec<f32>> {
         let logits = self.logits(hidden)?.flatten_all()?.to_vec1::<f32>()?;
-        if is_finite(&logits) {
-            return Ok(logits);
+        match logits.chunks(self.config.vocab_size).position(|row| !is_finite(row)) {
+            None => Ok(logits),
+            Some(row) => Err(Error::NotFinite { place: self.first_not_finite(&tokens_of(row))? }),
         }
-        Err(Error::NotFinite { place: self.first_not_finite(tokens)? })
     }
 
     /// What is the first to give numbers that are not finite, running `tokens` from the start.

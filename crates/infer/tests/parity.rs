@@ -3,6 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
 #![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 
+#[path = "parity/families.rs"]
+mod families;
+#[path = "parity/invariances.rs"]
+mod invariances;
 #[path = "parity/references.rs"]
 mod references;
 #[path = "parity/smollm2.rs"]
