@@ -9,6 +9,10 @@
 //! - [`weight`], `numbers`, [`source`]: matrices, and where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
+//! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
+//! - `random`, [`sampling`], [`generation_config`], [`generate`](mod@generate): new tokens
+//! - [`windows`], [`score`](mod@score): how well a text is predicted
+//! - [`open`]: a model by its name
 
 pub mod anatomy;
 mod attention;
@@ -17,14 +21,24 @@ pub mod config;
 pub mod error;
 mod family;
 mod feed_forward;
+pub mod generate;
+pub mod generation_config;
 mod keys;
 mod layer;
 pub mod model;
 mod numbers;
+pub mod open;
 pub mod progress;
+mod random;
 pub mod rope;
+pub mod sampling;
+pub mod score;
 pub mod source;
+pub mod stop_strings;
+pub mod text_stream;
+pub mod tokenizer;
 pub mod weight;
+pub mod windows;
 
 pub use cache::KvCache;
 pub use config::DecoderConfig;
