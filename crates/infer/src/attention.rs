@@ -8,9 +8,13 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, InplaceOp1, Layout, Resu
 use rayon::prelude::*;
 
 use crate::cache::LayerCache;
+use crate::dot::{contiguous, dot};
 
 /// Up to so many new tokens, keys and values are read straight from the cache, a row at a time.
 const FEW: usize = 4;
+
+/// Products below which one thread is done before another is awake.
+const PARALLEL: usize = 1 << 16;
 
 /// The scores that are held at once, in elements: 32 MiB of f32.
 const MAX_SCORES: usize = 8 << 20;
@@ -162,16 +166,13 @@ impl CustomOp3 for Few {
             let queries = &queries[chunk * group * head_dim..][..group * head_dim];
             one_group(queries, &keys[seen.clone()], &values[seen], head_dim, out);
         };
-        let chunks = attended.par_chunks_mut(group * head_dim).enumerate();
-        chunks.for_each(one);
+        let num_seen = self.view.visible(self.view.start + n - 1).len();
+        if num_seen * num_heads * head_dim < PARALLEL {
+            attended.chunks_mut(group * head_dim).enumerate().for_each(one);
+        } else {
+            attended.par_chunks_mut(group * head_dim).enumerate().for_each(one);
+        }
         Ok((CpuStorage::F32(attended), shape))
-    }
-}
-
-fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(numbers), Some((start, end))) => Ok(&numbers[start..end]),
-        _ => candle_core::bail!("attention reads contiguous f32"),
     }
 }
 
@@ -196,19 +197,4 @@ fn one_group(queries: &[f32], keys: &[f32], values: &[f32], head_dim: usize, out
             }
         }
     }
-}
-
-/// The sum of products, in sixteen partial sums that the compiler keeps in vector registers.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0_f32; LANES];
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::dot::contiguous;
 use crate::weight::Linear;
 
 /// Elements below which one thread is done before another is awake.
@@ -48,14 +49,7 @@ impl CustomOp2 for Gated {
         up: &CpuStorage,
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (CpuStorage::F32(gate), CpuStorage::F32(up)) = (gate, up) else {
-            candle_core::bail!("both must be f32")
-        };
-        let (Some(g), Some(u)) = (gate_layout.contiguous_offsets(), up_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("both must be contiguous")
-        };
-        let (gate, up) = (&gate[g.0..g.1], &up[u.0..u.1]);
+        let (gate, up) = (contiguous(gate, gate_layout)?, contiguous(up, up_layout)?);
         let mut product = vec![0.0_f32; gate.len()];
         let blocks = product.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK));
         blocks.zip(up.par_chunks(BLOCK)).for_each(|((product, gate), up)| {

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
-
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
 use crate::model::{Model, Sequence};
@@ -132,8 +130,7 @@ pub fn generate(
     }
     let begin = Instant::now();
     let mut cache = model.cache(prompt.len() + request.max_new_tokens.min(ROOM))?;
-    let last = prefill(model, prompt, &mut cache, watch)?;
-    let logits = model.finite_logits(&last, |_| prompt.to_vec())?;
+    let logits = prefill(model, prompt, &mut cache, watch)?;
     let prefill = begin.elapsed();
 
     let begin = Instant::now();
@@ -160,20 +157,27 @@ pub fn generate(
     Ok(Generation { sequences, prefill, decode, num_decoded })
 }
 
-/// Runs a prompt in pieces, and returns the last hidden state, (1, `hidden_size`).
-pub(crate) fn prefill(
+/// The logits behind `prompt`, `vocab_size` of them.
+pub fn next_logits(model: &Model, prompt: &[u32], watch: &Watch) -> Result<Vec<f32>> {
+    let mut cache = model.cache(prompt.len())?;
+    prefill(model, prompt, &mut cache, watch)
+}
+
+/// Runs a prompt in pieces, and returns the logits behind it.
+fn prefill(
     model: &Model,
     prompt: &[u32],
     cache: &mut KvCache,
     watch: &Watch,
-) -> Result<Tensor> {
+) -> Result<Vec<f32>> {
     let mut last = None;
     for piece in prompt.chunks(PIECE) {
         watch.check()?;
         let hidden = model.forward(piece, cache)?;
         last = Some(hidden.narrow(0, piece.len() - 1, 1)?);
     }
-    last.ok_or(Error::EmptyPrompt)
+    let last = last.ok_or(Error::EmptyPrompt)?; // (1, hidden_size)
+    model.finite_logits(&last, |_| prompt.to_vec())
 }
 
 /// A step of all sequences that are not at their end; returns how many those are.

@@ -6,7 +6,7 @@
 //! - [`progress`], [`error`]: how a long call is watched, and what can go wrong
 //! - `family`, `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`]: which tensors such a decoder has
-//! - [`weight`], `numbers`, [`source`]: matrices, and where they come from
+//! - `dot`, [`weight`], `numbers`, [`source`]: matrices, and where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
@@ -18,6 +18,7 @@ pub mod anatomy;
 mod attention;
 pub mod cache;
 pub mod config;
+mod dot;
 pub mod error;
 mod family;
 mod feed_forward;

@@ -131,8 +131,11 @@ impl Model {
     ///
     /// Rows are hidden states of any positions: for one of many, take it before this.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let normed = rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_norm_eps as f32)?;
-        Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
+        on_pool(|| {
+            let eps = self.config.rms_norm_eps as f32;
+            let normed = rms_norm(&hidden.contiguous()?, &self.norm, eps)?;
+            Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
+        })
     }
 
     /// The logits of `hidden`'s rows one after the other, which must all be finite.
@@ -173,7 +176,7 @@ impl Model {
     fn run(&self, layers: Range<usize>, hidden: Tensor, rows: &mut [Rows]) -> Result<Tensor> {
         let before: Vec<usize> =
             rows.iter().map(|rows| rows.cache.layer_len(layers.start)).collect();
-        let ran = self.run_layers(layers, hidden, rows);
+        let ran = on_pool(|| self.run_layers(layers, hidden, rows));
         if ran.is_err() {
             for (rows, &len) in rows.iter_mut().zip(&before) {
                 rows.cache.truncate(len);
@@ -214,6 +217,13 @@ impl Model {
             sin: Tensor::from_vec(angles.sin, shape, &self.device)?,
         })
     }
+}
+
+/// Calls `f` on a thread of the pool that products and norms are shared out by.
+///
+/// From any other thread each of them, some 500 for a token, would wake the pool and wait for it.
+fn on_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
 }
 
 fn is_finite(numbers: &[f32]) -> bool {

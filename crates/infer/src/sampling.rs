@@ -161,19 +161,25 @@ pub fn best(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// The log-probabilities of the `top` best tokens and of the token `id`, by `logits` as they are.
+/// The `n` best tokens and their logits, best first.
 #[must_use]
-pub fn logprobs(logits: &[f32], id: u32, top: usize) -> (f64, Vec<(u32, f64)>) {
-    let log_sum = log_sum_exp(logits);
-    let of = |id: u32| f64::from(logits[id as usize]) - log_sum;
+pub fn top(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
     let mut all: Vec<Candidate> = (0..).zip(logits.iter().copied()).collect();
-    let top = top.min(all.len());
-    if top < all.len() {
-        all.select_nth_unstable_by(top, better);
-        all.truncate(top);
+    if n < all.len() {
+        all.select_nth_unstable_by(n, better);
+        all.truncate(n);
     }
     all.sort_unstable_by(better);
-    (of(id), all.into_iter().map(|(id, _)| (id, of(id))).collect())
+    all
+}
+
+/// The log-probabilities of the token `id` and of the `n` best tokens, by `logits` as they are.
+#[must_use]
+pub fn logprobs(logits: &[f32], id: u32, n: usize) -> (f64, Vec<(u32, f64)>) {
+    let log_sum = log_sum_exp(logits);
+    let of = |logit: f32| f64::from(logit) - log_sum;
+    let top = top(logits, n).into_iter().map(|(id, logit)| (id, of(logit)));
+    (of(logits[id as usize]), top.collect())
 }
 
 /// The logarithm of the sum of the exponentials of `logits`.

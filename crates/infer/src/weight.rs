@@ -2,6 +2,11 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::dot::FewRows;
+
+/// Rows of activations up to which [`FewRows`] is faster than a general product.
+const FEW: usize = 8;
+
 /// A matrix of (outputs, inputs). A clone is the same memory.
 ///
 /// The decoder multiplies by it and looks up its rows, and asks nothing else: another form of
@@ -22,6 +27,13 @@ impl Weight {
             {
                 let product = x.to_dtype(DType::F32)?.matmul(&matrix.to_dtype(DType::F32)?.t()?)?;
                 product.to_dtype(DType::BF16)
+            }
+            Self::Dense(matrix)
+                if x.dims()[0] <= FEW
+                    && matrix.dtype() == DType::F32
+                    && matches!(matrix.device(), Device::Cpu) =>
+            {
+                x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)
             }
             Self::Dense(matrix) => x.matmul(&matrix.t()?),
         }
