@@ -82,21 +82,34 @@ impl Sampling {
     /// Chooses among `logits` behind the tokens `prompt` and `new`; `draw`, from 0 to 1, decides.
     #[must_use]
     pub fn choose(&self, mut logits: Vec<f32>, prompt: &[u32], new: &[u32], draw: f64) -> u32 {
-        self.process(&mut logits, prompt, new);
         if self.temperature == 0.0 {
+            self.process(&mut logits, prompt, new);
             return best(&logits);
         }
-        let left = self.warp(&logits);
-        let weights = softmax(&left);
+        let left = self.distribution(logits, prompt, new);
         let mut sum = 0.0;
-        for (&(id, _), weight) in left.iter().zip(weights) {
-            sum += weight;
+        for &(id, probability) in &left {
+            sum += probability;
             if draw < sum {
                 return id;
             }
         }
         // The sum fell short of 1 by rounding.
         left.last().map_or(0, |&(id, _)| id)
+    }
+
+    /// The tokens that may be drawn and their probabilities, best first; for a temperature above 0.
+    #[must_use]
+    pub fn distribution(
+        &self,
+        mut logits: Vec<f32>,
+        prompt: &[u32],
+        new: &[u32],
+    ) -> Vec<(u32, f64)> {
+        self.process(&mut logits, prompt, new);
+        let left = self.warp(&logits);
+        let probabilities = softmax(&left);
+        left.into_iter().map(|(id, _)| id).zip(probabilities).collect()
     }
 
     /// Bias and penalties, which greedy choices heed too.

@@ -13,12 +13,17 @@ const NO_CHARACTER: char = '\u{fffd}';
 /// How many such may become one character, when its last byte comes.
 const MAX_PENDING: usize = 3;
 
+/// Tokens without a whole character between them after which none is awaited any more.
+const MAX_BROKEN: usize = 32;
+
 /// The text of tokens that come one at a time.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last tokens: those that the next one's text depends on.
+    /// The last tokens: those that gave the last whole characters, and what came since.
     window: Vec<u32>,
+    /// How many of the window's tokens gave whole characters.
+    num_whole: usize,
     /// How much of the window's text was given, in bytes.
     given: usize,
 }
@@ -27,7 +32,7 @@ impl<'a> TextStream<'a> {
     /// The text of tokens that a text begins with.
     #[must_use]
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, window: Vec::new(), given: 0 }
+        Self { tokenizer, window: Vec::new(), num_whole: 0, given: 0 }
     }
 
     /// What `id` adds to the text; nothing while it ends inside a character.
@@ -35,15 +40,13 @@ impl<'a> TextStream<'a> {
         self.window.push(id);
         let text = self.tokenizer.decode(&self.window)?;
         let pending = text.chars().rev().take(MAX_PENDING).take_while(|&c| c == NO_CHARACTER);
-        let whole = text.len() - pending.map(char::len_utf8).sum::<usize>();
+        let mut whole = text.len() - pending.map(char::len_utf8).sum::<usize>();
+        if self.window.len() - self.num_whole > MAX_BROKEN {
+            whole = text.len();
+        }
         let added = self.give(&text, whole);
         if whole == text.len() {
-            // A clean end: the next token needs the last that gives text by itself, no more.
-            let alone = self.tokenizer.decode(&[id])?;
-            if !alone.is_empty() && self.window.len() > 1 {
-                self.window = vec![id];
-                self.given = alone.len();
-            }
+            self.slide()?;
         }
         Ok(added)
     }
@@ -55,8 +58,22 @@ impl<'a> TextStream<'a> {
         Ok(self.give(&text, whole))
     }
 
+    /// Forgets the tokens before those that gave the last characters.
+    fn slide(&mut self) -> Result<()> {
+        let last = self.tokenizer.decode(&self.window[self.num_whole..])?;
+        // Special tokens give no text: what follows them depends on what was before.
+        if !last.is_empty() {
+            self.window.drain(..self.num_whole);
+            self.given = last.len();
+        }
+        self.num_whole = self.window.len();
+        Ok(())
+    }
+
     fn give(&mut self, text: &str, end: usize) -> String {
-        let added = text.get(self.given.min(end)..end).unwrap_or_default().to_owned();
+        // Bytes after a whole character may break it in hindsight; what was given stays.
+        let from = (self.given.min(end)..=end).find(|&at| text.is_char_boundary(at));
+        let added = from.and_then(|from| text.get(from..end)).unwrap_or_default().to_owned();
         self.given = self.given.max(end);
         added
     }
