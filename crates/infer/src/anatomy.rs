@@ -28,7 +28,8 @@ pub fn layer_tensor(layer: usize, name: &str) -> String {
 #[must_use]
 pub fn expected(config: &DecoderConfig) -> Vec<Expected> {
     let hidden = config.hidden_size;
-    let mut all = vec![Expected { name: EMBEDDING.to_owned(), shape: vec![config.vocab_size, hidden] }];
+    let mut all =
+        vec![Expected { name: EMBEDDING.to_owned(), shape: vec![config.vocab_size, hidden] }];
     let of_layer = layer(config);
     for number in 0..config.num_hidden_layers {
         all.extend(of_layer.iter().map(|(name, shape)| Expected {
@@ -57,13 +58,13 @@ fn layer(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
     let keys = config.num_key_value_heads * config.head_dim;
     let mut all = Vec::new();
     for (name, outputs, inputs, has_bias) in [
-        ("self_attn.q_proj", queries, hidden, config.qkv_bias),
-        ("self_attn.k_proj", keys, hidden, config.qkv_bias),
-        ("self_attn.v_proj", keys, hidden, config.qkv_bias),
-        ("self_attn.o_proj", hidden, queries, config.o_bias),
-        ("mlp.gate_proj", inner, hidden, config.mlp_bias),
-        ("mlp.up_proj", inner, hidden, config.mlp_bias),
-        ("mlp.down_proj", hidden, inner, config.mlp_bias),
+        ("self_attn.q_proj", queries, hidden, config.biases.qkv),
+        ("self_attn.k_proj", keys, hidden, config.biases.qkv),
+        ("self_attn.v_proj", keys, hidden, config.biases.qkv),
+        ("self_attn.o_proj", hidden, queries, config.biases.o),
+        ("mlp.gate_proj", inner, hidden, config.biases.mlp),
+        ("mlp.up_proj", inner, hidden, config.biases.mlp),
+        ("mlp.down_proj", hidden, inner, config.biases.mlp),
     ] {
         all.push((format!("{name}.weight"), vec![outputs, inputs]));
         if has_bias {

@@ -4,7 +4,9 @@
 //! There is no mask tensor: a query at position p sees the keys `p + 1 − W .. p + 1` of its window, as
 //! in transformers, and each row's softmax runs over those.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp3, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor,
+};
 use rayon::prelude::*;
 
 use crate::cache::LayerCache;
@@ -97,9 +99,7 @@ impl InplaceOp1 for Softmax {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let CpuStorage::F32(scores) = storage else {
-            candle_core::bail!("scores must be f32")
-        };
+        let CpuStorage::F32(scores) = storage else { candle_core::bail!("scores must be f32") };
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("scores must be contiguous")
         };

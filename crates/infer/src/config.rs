@@ -36,14 +36,21 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
     /// For each layer how many keys a query sees, itself included; `None`: all before it.
     pub sliding_windows: Vec<Option<usize>>,
-    /// Whether `q_proj`, `k_proj` and `v_proj` have biases.
-    pub qkv_bias: bool,
-    /// Whether `o_proj` has a bias.
-    pub o_bias: bool,
-    /// Whether the feed-forward block's projections have biases.
-    pub mlp_bias: bool,
+    /// Which projections have biases.
+    pub biases: Biases,
     /// Whether each head's queries and keys are normed before they are turned.
     pub qk_norm: bool,
+}
+
+/// Which projections have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Biases {
+    /// `q_proj`, `k_proj` and `v_proj`.
+    pub qkv: bool,
+    /// `o_proj`.
+    pub o: bool,
+    /// Those of the feed-forward block.
+    pub mlp: bool,
 }
 
 impl DecoderConfig {
@@ -70,12 +77,6 @@ impl DecoderConfig {
         let max_position_embeddings =
             max_position_embeddings.unwrap_or(family.max_position_embeddings);
         let num_hidden_layers = keys.required_count("num_hidden_layers")?;
-        let attention_bias = keys.boolean("attention_bias")?.unwrap_or(false);
-        let (qkv_bias, o_bias) = match family.attention_bias {
-            BiasRule::Never => (false, false),
-            BiasRule::QueriesKeysValues => (true, false),
-            BiasRule::AttentionKey => (attention_bias, attention_bias),
-        };
         Ok(Self {
             vocab_size: keys.required_count("vocab_size")?,
             hidden_size,
@@ -89,9 +90,7 @@ impl DecoderConfig {
             rope: Rope::read(&keys, max_position_embeddings)?,
             tie_word_embeddings: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
             sliding_windows: sliding_windows(&keys, family.window, num_hidden_layers)?,
-            qkv_bias,
-            o_bias,
-            mlp_bias: family.mlp_bias_key && keys.boolean("mlp_bias")?.unwrap_or(false),
+            biases: biases(&keys, family)?,
             qk_norm: family.qk_norm,
         })
     }
@@ -111,6 +110,17 @@ fn family(keys: &Keys) -> Result<&'static Family> {
     }
 }
 
+fn biases(keys: &Keys, family: &Family) -> Result<Biases> {
+    let attention_bias = keys.boolean("attention_bias")?.unwrap_or(false);
+    let (qkv, o) = match family.attention_bias {
+        BiasRule::Never => (false, false),
+        BiasRule::QueriesKeysValues => (true, false),
+        BiasRule::AttentionKey => (attention_bias, attention_bias),
+    };
+    let mlp = family.mlp_bias_key && keys.boolean("mlp_bias")?.unwrap_or(false);
+    Ok(Biases { qkv, o, mlp })
+}
+
 /// Refuses what would run, and give other numbers than the model's.
 fn refuse_other_arithmetic(keys: &Keys) -> Result<()> {
     let activation = keys.text("hidden_act")?;
@@ -126,9 +136,9 @@ fn refuse_other_arithmetic(keys: &Keys) -> Result<()> {
 /// How many keys a query sees in each layer.
 fn sliding_windows(keys: &Keys, rule: WindowRule, num_layers: usize) -> Result<Vec<Option<usize>>> {
     // An explicit null means no window; only absence means the default.
-    let window = |default| match keys.object.contains("sliding_window") {
-        true => keys.count("sliding_window"),
-        false => Ok(Some(default)),
+    let window = |default| {
+        let is_given = keys.object.contains("sliding_window");
+        if is_given { keys.count("sliding_window") } else { Ok(Some(default)) }
     };
     match rule {
         WindowRule::Never => Ok(vec![None; num_layers]),

@@ -178,7 +178,9 @@ pub enum Error {
     },
 
     /// `--max-length` leaves nothing to generate.
-    #[error("the prompt has {prompt} tokens, which a length of at most {max_length} leaves no room behind")]
+    #[error(
+        "the prompt has {prompt} tokens, which a length of at most {max_length} leaves no room behind"
+    )]
     NoRoom {
         /// Tokens of the prompt.
         prompt: usize,
@@ -249,7 +251,8 @@ impl Error {
                 "--ids gives tokens by number, and needs no tokenizer".to_owned()
             }
             Self::MissingTensor { tensor, .. } if tensor == "lm_head.weight" => {
-                "a model whose head is its embedding says `\"tie_word_embeddings\": true`".to_owned()
+                "a model whose head is its embedding says `\"tie_word_embeddings\": true`"
+                    .to_owned()
             }
             Self::MissingTensor { .. } => {
                 "the model looks incomplete; download it again".to_owned()

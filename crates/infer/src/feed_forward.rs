@@ -11,6 +11,7 @@ const BLOCK: usize = 1 << 12;
 
 /// A feed-forward block.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_field_names, reason = "the names are Hugging Face's")]
 pub(crate) struct FeedForward {
     pub(crate) gate_proj: Linear,
     pub(crate) up_proj: Linear,

@@ -164,12 +164,7 @@ pub fn next_logits(model: &Model, prompt: &[u32], watch: &Watch) -> Result<Vec<f
 }
 
 /// Runs a prompt in pieces, and returns the logits behind it.
-fn prefill(
-    model: &Model,
-    prompt: &[u32],
-    cache: &mut KvCache,
-    watch: &Watch,
-) -> Result<Vec<f32>> {
+fn prefill(model: &Model, prompt: &[u32], cache: &mut KvCache, watch: &Watch) -> Result<Vec<f32>> {
     let mut last = None;
     for piece in prompt.chunks(PIECE) {
         watch.check()?;

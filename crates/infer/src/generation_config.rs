@@ -44,7 +44,8 @@ impl GenerationConfig {
             Some(eos) => eos,
             None => eos_of(&config)?,
         };
-        let number = |key, default: f64| Ok::<_, crate::Error>(keys.number(key)?.unwrap_or(default));
+        let number =
+            |key, default: f64| Ok::<_, crate::Error>(keys.number(key)?.unwrap_or(default));
         Ok(Self {
             eos,
             do_sample: keys.boolean("do_sample")?.unwrap_or(false),

@@ -81,9 +81,7 @@ impl<'a> Keys<'a> {
     ) -> Result<Option<T>> {
         match self.value(key) {
             None => Ok(None),
-            Some(value) => {
-                parse(&value).map(Some).ok_or_else(|| self.wrong(key, expected))
-            }
+            Some(value) => parse(&value).map(Some).ok_or_else(|| self.wrong(key, expected)),
         }
     }
 

@@ -51,9 +51,8 @@ fn main() -> ExitCode {
 /// Runs a command; an error comes with what could not be done because of it.
 fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
     match command {
-        Command::Generate(args) => {
-            generate(args, terminal).map_err(|e| (format!("cannot generate with {}", args.model), e))
-        }
+        Command::Generate(args) => generate(args, terminal)
+            .map_err(|e| (format!("cannot generate with {}", args.model), e)),
         Command::Score(args) => score(args, terminal),
         Command::Logits(args) => {
             logits(args, terminal).map_err(|e| (format!("cannot run {}", args.model), e))
@@ -66,8 +65,7 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
 fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = open(&args.model, &args.run, terminal)?;
-    let (tokenizer, prompt) =
-        prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
+    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
     let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
     terminal.clear();
     told(&args.run, model.notes());
@@ -83,8 +81,7 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
 fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = open(&args.model, &args.run, terminal)?;
-    let (tokenizer, prompt) =
-        prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
+    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
         return Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() });
     }
@@ -98,14 +95,8 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
 
     let mut on_step = |step: Step| show(args, &request, tokenizer.as_ref(), &step);
     let watch = progress.watch();
-    let generation = generate::generate(
-        &model,
-        tokenizer.as_ref(),
-        &prompt,
-        &request,
-        &mut on_step,
-        &watch,
-    )?;
+    let generation =
+        generate::generate(&model, tokenizer.as_ref(), &prompt, &request, &mut on_step, &watch)?;
     if args.json {
         let object = report::generation_json(&generation, prompt.len(), request.seed);
         print(&format!("{object:#}\n"))?;
@@ -151,7 +142,9 @@ fn score(args: &ScoreArgs, terminal: &Terminal) -> Result<(), (String, Error)> {
         scores.push((model.clone(), score.map_err(|e| (format!("cannot score with {model}"), e))?));
     }
     let printed = match scores.as_slice() {
-        [(model, score)] if args.json => print(&format!("{:#}\n", report::score_json(model, score))),
+        [(model, score)] if args.json => {
+            print(&format!("{:#}\n", report::score_json(model, score)))
+        }
         [(_, score)] => print(&report::score(score)),
         several if args.json => {
             let models = several.iter().map(|(model, score)| report::score_json(model, score));
@@ -191,11 +184,11 @@ fn score_one(args: &ScoreArgs, model: &str, terminal: &Terminal) -> Result<score
     let score = score::score(&model, &text, rule, &progress.watch())?;
     terminal.clear();
     if score.num_windows > 1 {
-        let opener = match text.bos {
+        let beginning = match text.bos {
             Some(bos) => format!("each begins with BOS (token {bos})"),
             None => "they begin with the text's own tokens".to_owned(),
         };
-        told(&args.run, &[format!("{} windows; {opener}", score.num_windows)]);
+        told(&args.run, &[format!("{} windows; {beginning}", score.num_windows)]);
     }
     Ok(score)
 }
@@ -256,8 +249,7 @@ fn prompt(opened: &Opened, input: Input) -> Result<(Option<Tokenizer>, Vec<u32>)
         Some(tokenizer) => tokenizer.encode(text),
         None => Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() }),
     })?;
-    let (vocab_size, available) =
-        (opened.config.vocab_size, opened.config.max_position_embeddings);
+    let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
     // Said before weights are read, which may take a while.
     if ids.is_empty() {
         return Err(Error::EmptyPrompt);

@@ -262,23 +262,24 @@ impl Loader<'_> {
         let config = self.config;
         let norm = |name: &str| self.vector(&layer_tensor(layer, &format!("{name}.weight")));
         let linear = |name: &str, has_bias| self.linear(layer, name, has_bias);
-        let qk_norm = || -> Result<_> { Ok((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) };
+        let qk_norm =
+            || -> Result<_> { Ok((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) };
         Ok(Layer {
             input_layernorm: norm("input_layernorm")?,
             attention: Attention {
-                q_proj: linear("self_attn.q_proj", config.qkv_bias)?,
-                k_proj: linear("self_attn.k_proj", config.qkv_bias)?,
-                v_proj: linear("self_attn.v_proj", config.qkv_bias)?,
-                o_proj: linear("self_attn.o_proj", config.o_bias)?,
+                q_proj: linear("self_attn.q_proj", config.biases.qkv)?,
+                k_proj: linear("self_attn.k_proj", config.biases.qkv)?,
+                v_proj: linear("self_attn.v_proj", config.biases.qkv)?,
+                o_proj: linear("self_attn.o_proj", config.biases.o)?,
                 qk_norm: config.qk_norm.then(qk_norm).transpose()?,
                 head_dim: config.head_dim,
                 window: config.sliding_windows[layer],
             },
             post_attention_layernorm: norm("post_attention_layernorm")?,
             feed_forward: FeedForward {
-                gate_proj: linear("mlp.gate_proj", config.mlp_bias)?,
-                up_proj: linear("mlp.up_proj", config.mlp_bias)?,
-                down_proj: linear("mlp.down_proj", config.mlp_bias)?,
+                gate_proj: linear("mlp.gate_proj", config.biases.mlp)?,
+                up_proj: linear("mlp.up_proj", config.biases.mlp)?,
+                down_proj: linear("mlp.down_proj", config.biases.mlp)?,
             },
             rms_norm_eps: config.rms_norm_eps as f32,
         })
@@ -286,10 +287,7 @@ impl Loader<'_> {
 }
 
 /// Checks names and shapes; says whether the head is a tensor of its own, and what is odd.
-fn check_tensors(
-    config: &DecoderConfig,
-    source: &dyn WeightSource,
-) -> Result<(bool, Vec<String>)> {
+fn check_tensors(config: &DecoderConfig, source: &dyn WeightSource) -> Result<(bool, Vec<String>)> {
     let model = || source.path().to_owned();
     let mut expected = anatomy::expected(config);
     let mut notes = Vec::new();

@@ -11,18 +11,18 @@ const BLOCK: usize = 1 << 16;
 
 /// Bytes of BF16 as they are.
 pub(crate) fn bf16(bytes: &[u8]) -> Vec<bf16> {
-    convert(bytes, |b| bf16::from_le_bytes(b))
+    convert(bytes, bf16::from_le_bytes)
 }
 
 /// Bytes of F16 as they are.
 pub(crate) fn f16(bytes: &[u8]) -> Vec<f16> {
-    convert(bytes, |b| f16::from_le_bytes(b))
+    convert(bytes, f16::from_le_bytes)
 }
 
 /// Bytes of a floating-point type as f32; `None` for other types. Only F64 is rounded.
 pub(crate) fn widen(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
-        Dtype::F32 => convert(bytes, |b| f32::from_le_bytes(b)),
+        Dtype::F32 => convert(bytes, f32::from_le_bytes),
         Dtype::BF16 => convert(bytes, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
         Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::F64 => convert(bytes, |b| f64::from_le_bytes(b) as f32),

@@ -52,9 +52,7 @@ pub(crate) fn generation_json(generation: &Generation, prompt_tokens: usize, see
             "stop": sequence.stop.word(),
         });
         if !sequence.logprobs.is_empty() {
-            let step = |step: &StepLogprobs| {
-                json!({ "id": step.id, "logprob": step.logprob, "top": step.top })
-            };
+            let step = |step: &StepLogprobs| json!({ "id": step.id, "logprob": step.logprob, "top": step.top });
             object["logprobs"] = sequence.logprobs.iter().map(step).collect();
         }
         object
@@ -123,10 +121,8 @@ pub(crate) fn score_table(scores: &[(String, Score)]) -> String {
         let nats = format!("{:.5} ± {:.5}", score.nats_per_token(), score.standard_error);
         let bits = score.bits_per_byte().map_or_else(|| "-".to_owned(), |b| format!("{b:.5}"));
         let (tokens, perplexity) = (score.num_tokens, score.perplexity());
-        let _ = writeln!(
-            text,
-            "{model:<width$} {tokens:>9} {nats:>19} {perplexity:>12.4} {bits:>9}"
-        );
+        let _ =
+            writeln!(text, "{model:<width$} {tokens:>9} {nats:>19} {perplexity:>12.4} {bits:>9}");
     }
     text
 }

@@ -74,12 +74,11 @@ impl Rope {
         // there wins over keys outside of it.
         let says_something = |object: &Object| object.keys().next().is_some();
         let scaling = object_under(config, "rope_scaling")?.filter(says_something);
-        let inside = match scaling {
-            Some(object) => ("rope_scaling.", object),
-            None => {
-                let parameters = object_under(config, "rope_parameters")?;
-                ("rope_parameters.", parameters.unwrap_or_default())
-            }
+        let inside = if let Some(object) = scaling {
+            ("rope_scaling.", object)
+        } else {
+            let parameters = object_under(config, "rope_parameters")?;
+            ("rope_parameters.", parameters.unwrap_or_default())
         };
         let keys = Keys { prefix: inside.0, object: &inside.1, ..*config };
         for key in inside.1.keys() {
@@ -89,7 +88,10 @@ impl Rope {
             }
         }
         for keys in [&keys, config] {
-            if keys.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+            if keys
+                .number("partial_rotary_factor")?
+                .is_some_and(|factor| factor.total_cmp(&1.0).is_ne())
+            {
                 return Err(keys.unsupported("partial_rotary_factor"));
             }
         }
@@ -162,7 +164,7 @@ impl Rope {
         }
         let (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
         // No ramp at all would divide by zero.
-        (low, if low == high { high + 0.001 } else { high })
+        (low, if low.total_cmp(&high).is_eq() { high + 0.001 } else { high })
     }
 
     /// What cosines and sines are multiplied by.
@@ -210,9 +212,7 @@ impl Scaling {
             let original = config.count(KEY)?.or(keys.count(KEY)?);
             Ok(original.unwrap_or(max_position_embeddings))
         };
-        let required = |key| {
-            keys.positive(key)?.ok_or_else(|| keys.wrong(key, "a number above 0"))
-        };
+        let required = |key| keys.positive(key)?.ok_or_else(|| keys.wrong(key, "a number above 0"));
         match name.as_str() {
             "default" => Ok(Self::Default),
             "linear" => Ok(Self::Linear { factor: factor()? }),
@@ -270,11 +270,9 @@ fn non_zero(keys: &Keys, key: &str) -> Result<Option<f64>> {
 }
 
 fn object_under(config: &Keys, key: &'static str) -> Result<Option<Object>> {
-    match config.value(key) {
-        None => Ok(None),
-        Some(_) => {
-            let object = config.object.object(key);
-            object.map(Some).ok_or_else(|| config.wrong(key, "an object"))
-        }
+    if config.value(key).is_none() {
+        return Ok(None);
     }
+    let object = config.object.object(key);
+    object.map(Some).ok_or_else(|| config.wrong(key, "an object"))
 }

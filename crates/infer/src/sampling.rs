@@ -117,7 +117,7 @@ impl Sampling {
         for &(id, bias) in &self.logit_bias {
             logits[id as usize] += bias as f32;
         }
-        if self.repetition_penalty != 1.0 {
+        if self.repetition_penalty.total_cmp(&1.0).is_ne() {
             let penalty = self.repetition_penalty as f32;
             let mut seen: Vec<u32> = prompt.iter().chain(new).copied().collect();
             seen.sort_unstable();
@@ -204,6 +204,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 }
 
 /// Larger logits first; of equal ones, smaller ids.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "sorting hands over references")]
 fn better(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }

@@ -93,8 +93,7 @@ impl MappedWeights {
     /// A tensor in the type of the arithmetic: its bytes are read once, and converted as they are.
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let entry = self.entry(name)?;
-        let unsupported =
-            || Error::Encoding { tensor: name.to_owned(), encoding: entry.encoding };
+        let unsupported = || Error::Encoding { tensor: name.to_owned(), encoding: entry.encoding };
         let bytes = self.bytes(entry)?;
         let Encoding::Plain(stored) = entry.encoding else { return Err(unsupported()) };
         let shape = entry.shape.as_slice();
@@ -102,9 +101,7 @@ impl MappedWeights {
             (Dtype::BF16, DType::BF16) => {
                 Tensor::from_vec(numbers::bf16(bytes), shape, &self.device)?
             }
-            (Dtype::F16, DType::F16) => {
-                Tensor::from_vec(numbers::f16(bytes), shape, &self.device)?
-            }
+            (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, &self.device)?,
             _ => {
                 let widened = numbers::widen(stored, bytes).ok_or_else(unsupported)?;
                 Tensor::from_vec(widened, shape, &self.device)?.to_dtype(self.dtype)?

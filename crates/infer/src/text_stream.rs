@@ -10,11 +10,8 @@ use crate::tokenizer::Tokenizer;
 /// What stands where bytes are no character, or not yet.
 const NO_CHARACTER: char = '\u{fffd}';
 
-/// How many such may become one character, when its last byte comes.
-const MAX_PENDING: usize = 3;
-
 /// Tokens without a whole character between them after which none is awaited any more.
-const MAX_BROKEN: usize = 32;
+const MAX_BROKEN: usize = 16;
 
 /// The text of tokens that come one at a time.
 #[derive(Debug)]
@@ -39,16 +36,24 @@ impl<'a> TextStream<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.tokenizer.decode(&self.window)?;
-        let pending = text.chars().rev().take(MAX_PENDING).take_while(|&c| c == NO_CHARACTER);
-        let mut whole = text.len() - pending.map(char::len_utf8).sum::<usize>();
-        if self.window.len() - self.num_whole > MAX_BROKEN {
-            whole = text.len();
-        }
+        // Where bytes are tokens, one that is awaited spoils all that stand together with it.
+        let whole = text.trim_end_matches(NO_CHARACTER).len();
         let added = self.give(&text, whole);
         if whole == text.len() {
             self.slide()?;
+        } else if self.window.len() - self.num_whole > MAX_BROKEN {
+            return self.give_up().map(|broken| added + &broken);
         }
         Ok(added)
+    }
+
+    /// What tokens that are no text by now are: nothing that follows makes them one.
+    fn give_up(&mut self) -> Result<String> {
+        self.window.drain(..self.num_whole);
+        let text = self.tokenizer.decode(&self.window)?;
+        self.num_whole = self.window.len();
+        self.given = text.len();
+        Ok(text[text.trim_end_matches(NO_CHARACTER).len()..].to_owned())
     }
 
     /// What is left when no token follows: the bytes of a broken character as U+FFFD.

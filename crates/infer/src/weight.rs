@@ -50,9 +50,7 @@ impl Weight {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Dense(matrix) => {
-                (matrix.elem_count() * matrix.dtype().size_in_bytes()) as u64
-            }
+            Self::Dense(matrix) => (matrix.elem_count() * matrix.dtype().size_in_bytes()) as u64,
         }
     }
 }

@@ -51,18 +51,17 @@ fn windows(n: usize, window: usize, stride: usize, adds_bos: bool) -> Result<Vec
     }
     if stride == 0 || stride >= window {
         let (option, found) = ("--stride", stride.to_string());
-        return Err(Error::OptionValue { option, found, expected: "from 1 up to less than the window" });
+        return Err(Error::OptionValue {
+            option,
+            found,
+            expected: "from 1 up to less than the window",
+        });
     }
     if n < 2 {
         return Err(Error::TooShort { found: n, needed: 2 });
     }
     let mut end = n.min(window);
-    let first = Window {
-        tokens: 0..end,
-        predicted: 1..end,
-        bos_before: false,
-        bos_instead: false,
-    };
+    let first = Window { tokens: 0..end, predicted: 1..end, bos_before: false, bos_instead: false };
     let mut cut = vec![first];
     while end < n {
         let begin = end;

@@ -39,8 +39,7 @@ fn the_tokens_left_and_their_probabilities_are_those_of_transformers() {
     for case in cases {
         let options = &case["options"];
         // Prompt and new tokens are one thing to transformers.
-        let mut found =
-            sampling(options).distribution(logits.clone(), &prompt[..2], &prompt[2..]);
+        let mut found = sampling(options).distribution(logits.clone(), &prompt[..2], &prompt[2..]);
         found.sort_by_key(|&(id, _)| id);
         let expected: Vec<(u32, f64)> = serde_json::from_value(case["left"].clone()).unwrap();
         let ids = |pairs: &[(u32, f64)]| pairs.iter().map(|&(id, _)| id).collect::<Vec<_>>();

@@ -8,6 +8,9 @@ use testkit::{ConfigForm, Dtype, Family, Tensor, TinyModel, raw, weights};
 
 use crate::infer::{infer, tiny};
 
+/// Tensors with their names.
+type Named = Vec<(String, Tensor)>;
+
 /// A model of four layers, written to a folder of its own.
 fn written(model: &TinyModel) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -46,7 +49,11 @@ fn a_setting_that_is_not_run() {
         refused(written(&model).path(), expected);
     }
     let unknown = json!({ "rope_type": "dynamic", "factor": 2.0 });
-    check("rope_scaling", unknown, &["`rope_scaling.rope_type` in", "is \"dynamic\", which is not run"]);
+    check(
+        "rope_scaling",
+        unknown,
+        &["`rope_scaling.rope_type` in", "is \"dynamic\", which is not run"],
+    );
     check("rope_scaling", json!({ "type": "su" }), &["`rope_scaling.type`", "\"su\""]);
     check("rope_scaling", json!({ "type": "linear" }), &["`rope_scaling.factor`", "is absent"]);
     let by_layer = json!({ "full_attention": { "rope_type": "default" } });
@@ -65,7 +72,7 @@ fn a_setting_that_is_not_run() {
 fn missing_extra_and_misshapen_tensors() {
     let model = TinyModel::of(Family::Qwen2);
     let dir = written(&model);
-    let change = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+    let change = |change: &dyn Fn(&mut Named)| {
         let mut tensors = model.tensors();
         change(&mut tensors);
         weights::write(dir.path(), &tensors, None);
@@ -87,12 +94,16 @@ fn missing_extra_and_misshapen_tensors() {
         &["`model.layers.4.input_layernorm.weight` in", "not accounted for by the config\n"],
     );
     change(&|tensors| {
-        let (_, tensor) = tensors.iter_mut().find(|(name, _)| name.ends_with("up_proj.weight")).unwrap();
+        let (_, tensor) =
+            tensors.iter_mut().find(|(name, _)| name.ends_with("up_proj.weight")).unwrap();
         *tensor = Tensor::random("x", Dtype::BF16, &[16, 24], 0.0);
     });
     refused(
         dir.path(),
-        &["`model.layers.0.mlp.up_proj.weight`", "the shape [16, 24], but the config says [24, 16]"],
+        &[
+            "`model.layers.0.mlp.up_proj.weight`",
+            "the shape [16, 24], but the config says [24, 16]",
+        ],
     );
     change(&|tensors| {
         let (_, tensor) = tensors.iter_mut().find(|(name, _)| name == "model.norm.weight").unwrap();
@@ -185,13 +196,15 @@ fn prompts_that_do_not_fit() {
             .refused(&["there is no token 40: the model has ids up to 39"]);
         infer(&[command, model, "--ids", ""]).refused(&["the prompt is empty"]);
         infer(&[command, model, ""]).refused(&["the prompt is empty", "hint: "]);
-        infer(&[command, model, "--ids", "3,x"]).refused(&["--ids is x, expected tokens by number"]);
+        infer(&[command, model, "--ids", "3,x"])
+            .refused(&["--ids is x, expected tokens by number"]);
     }
     infer(&["generate", model, "--ids", "3,4", "--max-length", "2"])
         .refused(&["the prompt has 2 tokens, which a length of at most 2 leaves no room behind"]);
     // A long text is no error to `score`.
     infer(&["score", model, "--ids", long]).done();
-    infer(&["score", model, "--ids", "3"]).refused(&["1 tokens are too few to score: 2 are needed"]);
+    infer(&["score", model, "--ids", "3"])
+        .refused(&["1 tokens are too few to score: 2 are needed"]);
     infer(&["score", model, "--ids", long, "--window", "9"]).refused(&["9 tokens are more than"]);
     infer(&["score", model, "--ids", long, "--stride", "8"]).refused(&["--stride is 8, expected"]);
     infer(&["score", model, "--ids", long, "--chunks"]).refused(&["9 tokens are too few"]);
@@ -204,8 +217,10 @@ fn models_and_devices_that_are_not_there() {
     infer(&["logits", "owner/name", "x"]).refused(&["cannot run owner/name", "owner/name"]);
     infer(&["logits", &tiny(), "x", "--device", "cuda:0"])
         .refused(&["there is no device cuda:0: this infer was built for the CPU"]);
-    infer(&["generate", &tiny(), "x", "--top-p", "2"]).refused(&["--top-p is 2, expected from 0 to 1"]);
-    infer(&["generate", &tiny(), "x", "--logit-bias", "2048=1"]).refused(&["there is no token 2048"]);
+    infer(&["generate", &tiny(), "x", "--top-p", "2"])
+        .refused(&["--top-p is 2, expected from 0 to 1"]);
+    infer(&["generate", &tiny(), "x", "--logit-bias", "2048=1"])
+        .refused(&["there is no token 2048"]);
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/tiny-solar.toml");
     infer(&["logits", recipe, "x"]).refused(&["is a recipe, which infer does not run yet"]);
 }

@@ -52,10 +52,7 @@ fn a_sequence_ends_where_it_should() {
     let stopped = object(&["In the beginning", "--stop", "LORD. A", "--stop", "nowhere"]);
     assert_eq!((&stopped["text"], &stopped["stop"]), (&json!("of the "), &json!("stop_string")));
     let eos = object(&["In the beginning", "--logit-bias", "2=100"]);
-    assert_eq!(
-        (&eos["ids"], &eos["text"], &eos["stop"]),
-        (&json!([2]), &json!(""), &json!("eos"))
-    );
+    assert_eq!((&eos["ids"], &eos["text"], &eos["stop"]), (&json!([2]), &json!(""), &json!("eos")));
     assert_eq!(object(&["In", "--max-new-tokens", "0"])["ids"], json!([]));
 }
 
@@ -142,7 +139,10 @@ fn log_probabilities_are_the_models_own() {
     // Neither bias nor temperature touches them.
     let biased = [&args[..], &["--logit-bias", "412=50", "--temperature", "2", "--json"]].concat();
     let object = generate(&biased).json();
-    assert_eq!((&object["ids"][0], &object["logprobs"][0]["top"][0]), (&json!(412), &json!([393, logprob])));
+    assert_eq!(
+        (&object["ids"][0], &object["logprobs"][0]["top"][0]),
+        (&json!(412), &json!([393, logprob]))
+    );
 }
 
 #[test]

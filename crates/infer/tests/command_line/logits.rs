@@ -45,9 +45,15 @@ fn people_get_lines() {
     assert_eq!(lines.len(), 2);
     assert!(lines[0].starts_with("    393   13.339") && lines[0].ends_with("▁of"), "{lines:?}");
     let said = infer(&["tokens", &tiny(), "In\né"]).done();
-    assert_eq!(said.stdout, "      1  <s>\n   1035  ▁In\n    259  \\n\n    198  <0xC3>\n    172  <0xA9>\n");
+    assert_eq!(
+        said.stdout,
+        "      1  <s>\n   1035  ▁In\n    259  \\n\n    198  <0xC3>\n    172  <0xA9>\n"
+    );
     let said = infer(&["tokens", &tiny(), "--ids", "1,2,2047", "--json"]).done();
-    assert_eq!(said.json()["pieces"].as_array().unwrap()[..2], json!(["<s>", "</s>"]).as_array().unwrap()[..]);
+    assert_eq!(
+        said.json()["pieces"].as_array().unwrap()[..2],
+        json!(["<s>", "</s>"]).as_array().unwrap()[..]
+    );
 }
 
 #[test]

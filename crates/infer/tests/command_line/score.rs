@@ -65,8 +65,18 @@ fn chunks_are_llama_cpps() {
         let args = ["score", &tiny(), "--text", path, "--max-tokens", n, "--json"];
         number(&infer(&args).done().json(), "sum_logprob")
     };
-    let args =
-        ["score", &tiny(), "--text", path, "--max-tokens", "512", "--chunks", "--window", "256", "--json"];
+    let args = [
+        "score",
+        &tiny(),
+        "--text",
+        path,
+        "--max-tokens",
+        "512",
+        "--chunks",
+        "--window",
+        "256",
+        "--json",
+    ];
     let two = number(&infer(&args).done().json(), "sum_logprob");
     let first = whole("256") - whole("129");
     assert!(two < first && first < 0.0, "{two}, {first}");

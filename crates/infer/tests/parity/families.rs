@@ -64,9 +64,8 @@ fn rotary_frequencies_are_those_of_transformers() {
 
 #[test]
 fn old_spellings_of_rope_mean_what_new_ones_mean() {
-    let yarn = |kind: &str| {
-        json!({ kind: "yarn", "factor": 4.0, "original_max_position_embeddings": 16 })
-    };
+    let yarn =
+        |kind: &str| json!({ kind: "yarn", "factor": 4.0, "original_max_position_embeddings": 16 });
     let mut inside = yarn("rope_type");
     inside["rope_theta"] = 5e5.into();
     for (old, new) in [

@@ -144,7 +144,10 @@ fn an_error_leaves_the_cache_as_it_was() {
     model.forward(&tokens(8, 1), &mut cache).unwrap();
     let too_many = model.config().max_position_embeddings;
     let error = model.forward(&tokens(too_many, 1), &mut cache).unwrap_err();
-    assert_eq!(error.to_string(), "1032 tokens are more than the 1024 positions that the model has");
+    assert_eq!(
+        error.to_string(),
+        "1032 tokens are more than the 1024 positions that the model has"
+    );
     let error = model.forward(&[40], &mut cache).unwrap_err();
     assert_eq!(error.to_string(), "there is no token 40: the model has ids up to 39");
     assert_eq!(cache.len(), 8);

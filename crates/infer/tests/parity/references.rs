@@ -19,7 +19,10 @@ pub(crate) fn reference(file: &str) -> Option<Value> {
     match std::fs::read(&path) {
         Ok(text) => Some(serde_json::from_slice(&text).unwrap()),
         Err(error) => {
-            eprintln!("skipped: {} is not read ({error}); INFER_TEST_DATA names its folder", path.display());
+            eprintln!(
+                "skipped: {} is not read ({error}); INFER_TEST_DATA names its folder",
+                path.display()
+            );
             None
         }
     }

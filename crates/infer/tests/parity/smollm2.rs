@@ -17,9 +17,8 @@ fn logits_greedy_text_and_a_passage_are_those_of_transformers() {
         let name = &prompt["name"];
         let tokens = ids(&prompt["token_ids"]);
         let logits = row(&all_logits(&model, &tokens), tokens.len() - 1);
-        let pair = |top: &Value| {
-            (top["id"].as_u64().unwrap() as usize, top["logit"].as_f64().unwrap())
-        };
+        let pair =
+            |top: &Value| (top["id"].as_u64().unwrap() as usize, top["logit"].as_f64().unwrap());
         let top: Vec<_> =
             prompt["last_logits_top10"].as_array().unwrap().iter().map(pair).collect();
         let difference = largest_difference(&logits, &top);
