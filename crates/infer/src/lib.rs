@@ -3,8 +3,9 @@
 //! One decoder serves Llama, Mistral, Qwen2 and Qwen3, by what their configs say. It knows nothing of
 //! layer plans, and it writes no checkpoints. In reading order:
 //!
-//! - [`progress`], [`error`]: how a long call is watched, and what can go wrong
-//! - `family`, `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
+//! - `family`: what differs between the families, in a table
+//! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
+//! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`]: which tensors such a decoder has
 //! - `dot`, [`weight`], `numbers`, [`source`]: matrices, and where they come from
 //! - [`cache`]: the keys and values of a sequence

@@ -90,18 +90,18 @@ fn temperature_0_is_greedy_whatever_else_is_set() {
 #[test]
 fn values_that_mean_nothing_are_refused() {
     #[track_caller]
-    fn check(sampling: Sampling, expected: &str) {
+    fn check(sampling: &Sampling, expected: &str) {
         assert_eq!(sampling.check(40).unwrap_err().to_string(), expected);
     }
     let base = Sampling::default();
     let negative = Sampling { temperature: -1.0, ..base.clone() };
-    check(negative, "--temperature is -1, expected 0 or more");
-    check(Sampling { top_p: 1.5, ..base.clone() }, "--top-p is 1.5, expected from 0 to 1");
-    check(Sampling { min_p: f64::NAN, ..base.clone() }, "--min-p is NaN, expected from 0 to 1");
+    check(&negative, "--temperature is -1, expected 0 or more");
+    check(&Sampling { top_p: 1.5, ..base.clone() }, "--top-p is 1.5, expected from 0 to 1");
+    check(&Sampling { min_p: f64::NAN, ..base.clone() }, "--min-p is NaN, expected from 0 to 1");
     let typical = Sampling { typical_p: 0.0, ..base.clone() };
-    check(typical, "--typical-p is 0, expected above 0 and up to 1");
+    check(&typical, "--typical-p is 0, expected above 0 and up to 1");
     let penalty = Sampling { repetition_penalty: 0.0, ..base.clone() };
-    check(penalty, "--repetition-penalty is 0, expected above 0");
+    check(&penalty, "--repetition-penalty is 0, expected above 0");
     let bias = Sampling { logit_bias: vec![(40, 1.0)], ..base };
-    check(bias, "there is no token 40: the model has ids up to 39");
+    check(&bias, "there is no token 40: the model has ids up to 39");
 }

@@ -95,31 +95,31 @@ fn old_spellings_of_rope_mean_what_new_ones_mean() {
 #[test]
 fn a_window_is_where_the_config_puts_it() {
     #[track_caller]
-    fn check(keys: Value, expected: [Option<usize>; 4]) {
-        assert_eq!(read_config(&keys).sliding_windows, expected, "{keys}");
+    fn check(keys: &Value, expected: [Option<usize>; 4]) {
+        assert_eq!(read_config(keys).sliding_windows, expected, "{keys}");
     }
     let (none, w) = (None, Some(5));
-    check(json!({ "model_type": "llama", "sliding_window": 5 }), [none; 4]);
-    check(json!({ "model_type": "mistral", "sliding_window": 5 }), [w; 4]);
-    check(json!({ "model_type": "mistral", "sliding_window": null }), [none; 4]);
-    check(json!({ "model_type": "mistral" }), [Some(4096); 4]);
+    check(&json!({ "model_type": "llama", "sliding_window": 5 }), [none; 4]);
+    check(&json!({ "model_type": "mistral", "sliding_window": 5 }), [w; 4]);
+    check(&json!({ "model_type": "mistral", "sliding_window": null }), [none; 4]);
+    check(&json!({ "model_type": "mistral" }), [Some(4096); 4]);
     for family in ["qwen2", "qwen3"] {
         let keys = |is_on: bool, first: usize| {
             json!({ "model_type": family, "sliding_window": 5, "use_sliding_window": is_on,
                 "max_window_layers": first })
         };
-        check(json!({ "model_type": family, "sliding_window": 5 }), [none; 4]);
-        check(keys(false, 2), [none; 4]);
-        check(keys(true, 2), [none, none, w, w]);
-        check(keys(true, 0), [w; 4]);
+        check(&json!({ "model_type": family, "sliding_window": 5 }), [none; 4]);
+        check(&keys(false, 2), [none; 4]);
+        check(&keys(true, 2), [none, none, w, w]);
+        check(&keys(true, 0), [w; 4]);
         // A model deepened at `max_window_layers = n` has no window above it.
-        check(keys(true, 4), [none; 4]);
+        check(&keys(true, 4), [none; 4]);
         let mut listed = keys(true, 4);
         let (full, sliding) = ("full_attention", "sliding_attention");
         listed["layer_types"] = json!([sliding, full, full, sliding]);
-        check(listed.clone(), [w, none, none, w]);
+        check(&listed, [w, none, none, w]);
         listed["use_sliding_window"] = false.into();
-        check(listed, [none; 4]);
+        check(&listed, [none; 4]);
     }
 }
 
