@@ -136,9 +136,12 @@ fn show(
 }
 
 fn score(args: &ScoreArgs, terminal: &Terminal) -> Result<(), (String, Error)> {
+    // Stdin can be read once, however many models there are.
+    let input = Input::file(args.text.as_ref(), &args.ids);
+    let input = input.map_err(|error| ("cannot score".to_owned(), error))?;
     let mut scores = Vec::new();
     for model in &args.models {
-        let score = score_one(args, model, terminal);
+        let score = score_one(args, model, &input, terminal);
         scores.push((model.clone(), score.map_err(|e| (format!("cannot score with {model}"), e))?));
     }
     let printed = match scores.as_slice() {
@@ -156,11 +159,17 @@ fn score(args: &ScoreArgs, terminal: &Terminal) -> Result<(), (String, Error)> {
     printed.map_err(|error| ("cannot print".to_owned(), error))
 }
 
-fn score_one(args: &ScoreArgs, model: &str, terminal: &Terminal) -> Result<score::Score> {
+fn score_one(
+    args: &ScoreArgs,
+    model: &str,
+    input: &Input,
+    terminal: &Terminal,
+) -> Result<score::Score> {
     let progress = terminal.progress(args.run.quiet);
     let opened = open(model, &args.run, terminal)?;
-    let mut text = match Input::file(args.text.as_ref(), &args.ids)? {
+    let mut text = match input {
         Input::Ids(ids) => {
+            let ids = ids.clone();
             // Without its text, a model's tokenizer still says what texts begin with.
             let bos = opened.tokenizer().ok().and_then(|tokenizer| tokenizer.bos());
             let bos = bos.filter(|bos| ids.first() == Some(bos));
@@ -168,7 +177,7 @@ fn score_one(args: &ScoreArgs, model: &str, terminal: &Terminal) -> Result<score
         }
         Input::Text(text) => {
             let tokenizer = opened.tokenizer()?;
-            let encoded = tokenizer.encode(&text)?;
+            let encoded = tokenizer.encode(text)?;
             Text { ids: encoded.ids, ends: Some(encoded.ends), bos: tokenizer.bos() }
         }
     };
