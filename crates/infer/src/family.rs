@@ -1,6 +1,6 @@
 //! What differs between the families that the decoder runs, in a table.
 //!
-//! Nothing after [`config`](crate::config) asks which family a model is of. Defaults are those of
+//! Nothing after `config` asks which family a model is of. Defaults are those of
 //! transformers 5.23, which a `config.json` may leave out.
 
 /// How the attention of a family is windowed.

@@ -15,6 +15,10 @@ use crate::tokenizer::Tokenizer;
 /// Tokens of a prompt that run at once: ^C is heard between, and scores stay small.
 const PIECE: usize = 512;
 
+/// Sequences that take a step together: up to so many rows, each row's numbers are the same alone and
+/// beside others ([`crate::dot`]), and so are the tokens that are drawn.
+const TOGETHER: usize = 8;
+
 /// Room in a new cache behind the prompt; more comes in steps.
 const ROOM: usize = 256;
 
@@ -149,8 +153,13 @@ pub fn generate(
     }
     let mut num_decoded = 0;
     while sequences.iter().any(Live::is_going) {
-        watch.check()?;
-        num_decoded += together(model, &mut sequences, prompt, request, bounds, on_step)?;
+        let mut going: Vec<&mut Live> =
+            sequences.iter_mut().filter(|live| live.is_going()).collect();
+        for going in going.chunks_mut(TOGETHER) {
+            watch.check()?;
+            together(model, going, prompt, request, bounds, on_step)?;
+            num_decoded += going.len();
+        }
     }
     let decode = begin.elapsed();
     let sequences = sequences.into_iter().map(Live::into_generated).collect();
@@ -175,16 +184,15 @@ fn prefill(model: &Model, prompt: &[u32], cache: &mut KvCache, watch: &Watch) ->
     model.finite_logits(&last, |_| prompt.to_vec())
 }
 
-/// A step of all sequences that are not at their end; returns how many those are.
+/// A step of some sequences that are not at their end.
 fn together(
     model: &Model,
-    sequences: &mut [Live],
+    going: &mut [&mut Live],
     prompt: &[u32],
     request: &Request,
     bounds: Bounds,
     on_step: &mut dyn FnMut(Step) -> Result<()>,
-) -> Result<usize> {
-    let mut going: Vec<&mut Live> = sequences.iter_mut().filter(|live| live.is_going()).collect();
+) -> Result<()> {
     let mut batch: Vec<Sequence> = going
         .iter_mut()
         .filter_map(|live| {
@@ -198,7 +206,7 @@ fn together(
     for (live, logits) in going.iter_mut().zip(rows) {
         live.step(logits, prompt, request, bounds, on_step)?;
     }
-    Ok(going.len())
+    Ok(())
 }
 
 /// How long a sequence may become, in new tokens.

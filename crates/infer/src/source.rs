@@ -66,6 +66,9 @@ impl MappedWeights {
             // process that shortens the file while it is mapped ends this one with SIGBUS, as it
             // does all readers of mapped weights.
             let map = unsafe { Mmap::map(&opened) }.map_err(io)?;
+            // All of it will be read, and soon. Where that cannot be said, it comes page by page.
+            #[cfg(unix)]
+            let _ = map.advise(memmap2::Advice::WillNeed);
             files.push(map);
         }
         Ok(Self { checkpoint, files, dtype, device: device.clone() })

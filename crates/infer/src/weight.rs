@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::dot::FewRows;
 
-/// Rows of activations up to which [`FewRows`] is faster than a general product.
+/// Rows of activations up to which [`FewRows`] is used: it is faster than a general product there.
 const FEW: usize = 8;
 
 /// A matrix of (outputs, inputs). A clone is the same memory.

@@ -89,6 +89,8 @@ fn a_seed_gives_the_same_tokens_alone_and_beside_others() {
     let two = draw(&["--seed", "7", "--num", "2"]);
     assert_eq!(two["sequences"][1], sequences[1]);
     assert_ne!(sequences[1]["ids"], sequences[0]["ids"]);
+    let ten = draw(&["--seed", "7", "--num", "10"]);
+    assert_eq!(ten["sequences"].as_array().unwrap()[..4], sequences[..]);
     // Without a seed it is another text each time, and the seed is told.
     let any = draw(&[]);
     let again = draw(&["--seed", &any["seed"].to_string()]);
