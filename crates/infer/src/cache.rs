@@ -1,0 +1,151 @@
+//! The keys and values of the tokens that a sequence has so far.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::config::DecoderConfig;
+
+/// Positions that a cache grows by at least.
+const STEP: usize = 256;
+
+/// The keys and values of one sequence, in every layer.
+///
+/// It belongs to the caller, who may rewind it ([`KvCache::truncate`]) and copy it
+/// ([`KvCache::fork`]). What does not fit is given more room, in steps.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+}
+
+/// The keys and values of one layer.
+#[derive(Debug)]
+pub(crate) struct LayerCache {
+    /// (`num_key_value_heads`, capacity, `head_dim`), so that a head's keys lie in one piece.
+    keys: Tensor,
+    /// As the keys.
+    values: Tensor,
+    /// How many positions hold something.
+    len: usize,
+}
+
+impl KvCache {
+    /// A cache with room for `capacity` positions, rounded up, of a model of this config.
+    pub fn new(
+        config: &DecoderConfig,
+        capacity: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let capacity = capacity.max(1).next_multiple_of(STEP);
+        let shape = (config.num_key_value_heads, capacity, config.head_dim);
+        let layer = |_| {
+            Ok(LayerCache {
+                keys: Tensor::zeros(shape, dtype, device)?,
+                values: Tensor::zeros(shape, dtype, device)?,
+                len: 0,
+            })
+        };
+        Ok(Self { layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()? })
+    }
+
+    /// How many positions every layer holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.layers.iter().map(|layer| layer.len).min().unwrap_or(0)
+    }
+
+    /// Whether no position is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many positions there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.layers.iter().map(LayerCache::capacity).min().unwrap_or(0)
+    }
+
+    /// Forgets all positions from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        for layer in &mut self.layers {
+            layer.len = layer.len.min(len);
+        }
+    }
+
+    /// A copy that goes its own way.
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self { layers: self.layers.iter().map(LayerCache::fork).collect::<Result<_>>()? })
+    }
+
+    pub(crate) fn layer(&mut self, layer: usize) -> &mut LayerCache {
+        &mut self.layers[layer]
+    }
+
+    /// How many positions layer number `layer` holds.
+    pub(crate) fn layer_len(&self, layer: usize) -> usize {
+        self.layers[layer].len
+    }
+}
+
+impl LayerCache {
+    fn capacity(&self) -> usize {
+        self.keys.dims()[1]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All keys, and room behind them: (`num_key_value_heads`, capacity, `head_dim`).
+    pub(crate) fn keys(&self) -> &Tensor {
+        &self.keys
+    }
+
+    /// As the keys.
+    pub(crate) fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// Appends the keys and values of n positions, (n, `num_key_value_heads`, `head_dim`) each.
+    pub(crate) fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let n = keys.dims()[0];
+        self.reserve(self.len + n)?;
+        for (to, from) in [(&self.keys, keys), (&self.values, values)] {
+            // Of one position only the shape changes.
+            to.slice_set(&from.transpose(0, 1)?.contiguous()?, 1, self.len)?;
+        }
+        self.len += n;
+        Ok(())
+    }
+
+    fn reserve(&mut self, needed: usize) -> Result<()> {
+        let capacity = self.capacity();
+        if needed <= capacity {
+            return Ok(());
+        }
+        // By half of itself at least, so that n positions cost O(n) copies.
+        let capacity = needed.max(capacity + capacity / 2).next_multiple_of(STEP);
+        self.keys = with_capacity(&self.keys, self.len, capacity)?;
+        self.values = with_capacity(&self.values, self.len, capacity)?;
+        Ok(())
+    }
+
+    fn fork(&self) -> Result<Self> {
+        let capacity = self.capacity();
+        Ok(Self {
+            keys: with_capacity(&self.keys, self.len, capacity)?,
+            values: with_capacity(&self.values, self.len, capacity)?,
+            len: self.len,
+        })
+    }
+}
+
+/// A copy of the first `len` positions, with room for `capacity`.
+fn with_capacity(from: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
+    let (num_heads, _, head_dim) = from.dims3()?;
+    let to = Tensor::zeros((num_heads, capacity, head_dim), from.dtype(), from.device())?;
+    if len > 0 {
+        to.slice_set(&from.narrow(1, 0, len)?.contiguous()?, 1, 0)?;
+    }
+    Ok(to)
+}

@@ -1,0 +1,280 @@
+//! Everything that can keep a model from running.
+
+use std::io;
+use std::path::PathBuf;
+
+use checkpoint::Encoding;
+
+/// A `Result` whose error is this crate's.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What keeps a model from running, naming file, tensor, key or token.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model's files are wrong.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+
+    /// A hub id that is neither in the cache nor to be had from the hub.
+    #[error("{spec} is not in the hub's local cache ({}), and no such path exists", cache.display())]
+    NotOnHub {
+        /// The hub id as it was given.
+        spec: String,
+        /// The cache that was searched.
+        cache: PathBuf,
+        /// What the hub said.
+        source: checkpoint::Error,
+    },
+
+    /// The operating system refused.
+    #[error("{} cannot be {doing}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as in "cannot be read".
+        doing: &'static str,
+        /// The operating system's word.
+        source: io::Error,
+    },
+
+    /// The tensor library failed.
+    #[error("the tensor library failed")]
+    Tensors(#[from] candle_core::Error),
+
+    /// A model of an architecture that the decoder does not have.
+    #[error("{} is of the architecture {found}, which is not run", config.display())]
+    UnknownArchitecture {
+        /// The config.
+        config: PathBuf,
+        /// `model_type` or `architectures`, as it stands there.
+        found: String,
+    },
+
+    /// A key of the config that is absent or has a value of a wrong kind.
+    #[error("`{key}` in {} is {found}, expected {expected}", config.display())]
+    Key {
+        /// The config.
+        config: PathBuf,
+        /// The key.
+        key: String,
+        /// What should stand there.
+        expected: &'static str,
+        /// What stands there, or "absent".
+        found: String,
+    },
+
+    /// A key of the config that asks for arithmetic which the decoder does not have.
+    #[error("`{key}` in {} is {found}, which is not run", config.display())]
+    Unsupported {
+        /// The config.
+        config: PathBuf,
+        /// The key.
+        key: String,
+        /// What stands there.
+        found: String,
+    },
+
+    /// A tensor that the config promises and the files lack.
+    #[error("`{tensor}` is missing in {}{}", model.display(), and_more(*more))]
+    MissingTensor {
+        /// The model.
+        model: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+        /// How many more there are.
+        more: usize,
+    },
+
+    /// A tensor that the config does not promise: the model computes something else.
+    #[error("`{tensor}` in {} is not accounted for by the config{}", model.display(), and_more(*more))]
+    ExtraTensor {
+        /// The model.
+        model: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+        /// How many more there are.
+        more: usize,
+    },
+
+    /// A tensor whose shape is not what the config says.
+    #[error("`{tensor}` in {} has the shape {found:?}, but the config says {expected:?}", model.display())]
+    Shape {
+        /// The model.
+        model: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape by the config.
+        expected: Vec<usize>,
+        /// Its shape in the files.
+        found: Vec<usize>,
+    },
+
+    /// A tensor of numbers that are not computed with.
+    #[error("`{tensor}` is stored as {encoding}, which is not run")]
+    Encoding {
+        /// The tensor.
+        tensor: String,
+        /// How it is stored.
+        encoding: Encoding,
+    },
+
+    /// A model without a tokenizer where text is given or wanted.
+    #[error("{} has no tokenizer.json", model.display())]
+    NoTokenizer {
+        /// The model.
+        model: PathBuf,
+    },
+
+    /// A tokenizer that cannot be read.
+    #[error("{} is not read as a tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// Its file.
+        path: PathBuf,
+        /// The tokenizer library's word.
+        reason: String,
+    },
+
+    /// A text that the tokenizer refuses.
+    #[error("the tokenizer failed: {reason}")]
+    Encode {
+        /// The tokenizer library's word.
+        reason: String,
+    },
+
+    /// A tokenizer made for another model.
+    #[error("{} has the token {token:?} with the id {id}, but the model has ids up to {}", path.display(), vocab_size - 1)]
+    TokenizerVocabulary {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// How many tokens the model has.
+        vocab_size: usize,
+    },
+
+    /// A token that the model does not have.
+    #[error("there is no token {id}: the model has ids up to {}", vocab_size - 1)]
+    NoSuchToken {
+        /// The id.
+        id: u32,
+        /// How many tokens the model has.
+        vocab_size: usize,
+    },
+
+    /// Nothing to begin with.
+    #[error("the prompt is empty: there is no token to begin with")]
+    EmptyPrompt,
+
+    /// More tokens than the model has positions.
+    #[error("{needed} tokens are more than the {available} positions that the model has")]
+    TooManyTokens {
+        /// How many positions it takes.
+        needed: usize,
+        /// `max_position_embeddings`.
+        available: usize,
+    },
+
+    /// `--max-length` leaves nothing to generate.
+    #[error(
+        "the prompt has {prompt} tokens, which a length of at most {max_length} leaves no room behind"
+    )]
+    NoRoom {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// The bound on prompt and new tokens.
+        max_length: usize,
+    },
+
+    /// A text too short to be scored.
+    #[error("{found} tokens are too few to score: {needed} are needed")]
+    TooShort {
+        /// How many there are.
+        found: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+
+    /// An option whose value makes no sense.
+    #[error("{option} is {found}, expected {expected}")]
+    OptionValue {
+        /// The option, as on the command line.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// What is meant.
+        expected: &'static str,
+    },
+
+    /// Logits that are no numbers.
+    #[error("the logits are not finite: {place} is the first to give such numbers")]
+    NotFinite {
+        /// What made them: the embedding, a layer by its number, or the head.
+        place: String,
+    },
+
+    /// A form of model that is not run yet.
+    #[error("{} is {what}, which infer does not run yet", path.display())]
+    NotYet {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+
+    /// A device that is not there.
+    #[error("there is no device {device}: {reason}")]
+    NoDevice {
+        /// As it was asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
+
+    /// The caller asked to stop.
+    #[error("stopped")]
+    Cancelled,
+}
+
+impl Error {
+    /// What the user can do about it, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Checkpoint(error) | Self::NotOnHub { source: error, .. } => return error.hint(),
+            Self::UnknownArchitecture { .. } => {
+                format!("the decoder runs {}", crate::family::names())
+            }
+            Self::NoTokenizer { .. } => {
+                "--ids gives tokens by number, and needs no tokenizer".to_owned()
+            }
+            Self::MissingTensor { tensor, .. } if tensor == "lm_head.weight" => {
+                "a model whose head is its embedding says `\"tie_word_embeddings\": true`"
+                    .to_owned()
+            }
+            Self::MissingTensor { .. } => {
+                "the model looks incomplete; download it again".to_owned()
+            }
+            Self::TokenizerVocabulary { .. } => {
+                "take the tokenizer files of the model that the weights came from".to_owned()
+            }
+            Self::EmptyPrompt => {
+                "the tokenizer adds no token of its own (BOS); give a text or --ids".to_owned()
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn and_more(more: usize) -> String {
+    if more == 0 { String::new() } else { format!(", as are {more} more") }
+}
+
+/// An error and its causes on one line.
+#[must_use]
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,337 @@
+//! Generation: a prompt's tokens to new ones, for one or several sequences at once.
+
+use std::time::{Duration, Instant};
+
+use crate::cache::KvCache;
+use crate::error::{Error, Result};
+use crate::model::{Model, Sequence};
+use crate::progress::Watch;
+use crate::random::uniform;
+use crate::sampling::{self, Sampling};
+use crate::stop_strings::{Passed, StopStrings};
+use crate::text_stream::TextStream;
+use crate::tokenizer::Tokenizer;
+
+/// Tokens of a prompt that run at once: ^C is heard between, and scores stay small.
+const PIECE: usize = 512;
+
+/// Sequences that take a step together: up to so many rows, each row's numbers are the same alone and
+/// beside others ([`crate::dot`]), and so are the tokens that are drawn.
+const TOGETHER: usize = 8;
+
+/// Room in a new cache behind the prompt; more comes in steps.
+const ROOM: usize = 256;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// What the draws follow from, with a sequence's number and the step.
+    pub seed: u64,
+    /// How many new tokens there are at most.
+    pub max_new_tokens: usize,
+    /// Tokens that end a sequence, and are part of it.
+    pub eos: Vec<u32>,
+    /// Texts that end a sequence, and are not part of its text.
+    pub stop_strings: Vec<String>,
+    /// How many sequences there are.
+    pub num_sequences: usize,
+    /// For how many of the best tokens log-probabilities are wanted at each step.
+    pub top_logprobs: Option<usize>,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The model said so.
+    Eos,
+    /// It is as long as was asked for.
+    Length,
+    /// All positions of the model are taken.
+    ContextFull,
+    /// A stop string came.
+    StopString,
+}
+
+impl Stop {
+    /// The word for it in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::Length | Self::ContextFull => "length",
+            Self::StopString => "stop_string",
+        }
+    }
+}
+
+/// The log-probabilities at a step, by the model alone: no bias, penalty or temperature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepLogprobs {
+    /// The token that was chosen.
+    pub id: u32,
+    /// Its log-probability, in nats.
+    pub logprob: f64,
+    /// The best tokens and theirs, best first.
+    pub top: Vec<(u32, f64)>,
+}
+
+/// A sequence that was generated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generated {
+    /// The new tokens, an end-of-text token included.
+    pub ids: Vec<u32>,
+    /// Their text; empty without a tokenizer.
+    pub text: String,
+    /// Why it ended.
+    pub stop: Stop,
+    /// The log-probabilities at each step, if they were asked for.
+    pub logprobs: Vec<StepLogprobs>,
+}
+
+/// What generation came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// The sequences, by their numbers.
+    pub sequences: Vec<Generated>,
+    /// The time that the prompt took, up to the logits behind it.
+    pub prefill: Duration,
+    /// The time of all steps behind that.
+    pub decode: Duration,
+    /// The tokens that went through the model in those steps.
+    pub num_decoded: usize,
+}
+
+/// A step of a sequence, told as soon as it is known.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// The sequence's number.
+    pub sequence: usize,
+    /// The token; `None` for the text that is left at the end.
+    pub id: Option<u32>,
+    /// What it adds to the text.
+    pub text: &'a str,
+    /// Its log-probabilities, if they were asked for.
+    pub logprobs: Option<&'a StepLogprobs>,
+}
+
+/// Generates behind `prompt`; `on_step` hears of each token.
+///
+/// Errors are those of the tokens (none, not in the vocabulary, more than positions) and of options.
+pub fn generate(
+    model: &Model,
+    tokenizer: Option<&Tokenizer>,
+    prompt: &[u32],
+    request: &Request,
+    on_step: &mut dyn FnMut(Step) -> Result<()>,
+    watch: &Watch,
+) -> Result<Generation> {
+    request.sampling.check(model.config().vocab_size)?;
+    let available = model.config().max_position_embeddings;
+    if prompt.len() > available {
+        return Err(Error::TooManyTokens { needed: prompt.len(), available });
+    }
+    let begin = Instant::now();
+    let mut cache = model.cache(prompt.len() + request.max_new_tokens.min(ROOM))?;
+    let logits = prefill(model, prompt, &mut cache, watch)?;
+    let prefill = begin.elapsed();
+
+    let begin = Instant::now();
+    let bounds = Bounds { max_new: request.max_new_tokens, room: available - prompt.len() };
+    let mut sequences = Vec::new();
+    for number in 0..request.num_sequences {
+        let cache = if number + 1 < request.num_sequences { Some(cache.fork()?) } else { None };
+        sequences.push(Live::new(number, tokenizer, request, cache));
+    }
+    // The last sequence has the cache itself.
+    if let Some(last) = sequences.last_mut() {
+        last.cache = Some(cache);
+    }
+    for sequence in &mut sequences {
+        sequence.step(&logits, prompt, request, bounds, on_step)?;
+    }
+    let mut num_decoded = 0;
+    while sequences.iter().any(Live::is_going) {
+        let mut going: Vec<&mut Live> =
+            sequences.iter_mut().filter(|live| live.is_going()).collect();
+        for going in going.chunks_mut(TOGETHER) {
+            watch.check()?;
+            together(model, going, prompt, request, bounds, on_step)?;
+            num_decoded += going.len();
+        }
+    }
+    let decode = begin.elapsed();
+    let sequences = sequences.into_iter().map(Live::into_generated).collect();
+    Ok(Generation { sequences, prefill, decode, num_decoded })
+}
+
+/// The logits behind `prompt`, `vocab_size` of them.
+pub fn next_logits(model: &Model, prompt: &[u32], watch: &Watch) -> Result<Vec<f32>> {
+    let mut cache = model.cache(prompt.len())?;
+    prefill(model, prompt, &mut cache, watch)
+}
+
+/// Runs a prompt in pieces, and returns the logits behind it.
+fn prefill(model: &Model, prompt: &[u32], cache: &mut KvCache, watch: &Watch) -> Result<Vec<f32>> {
+    let mut last = None;
+    for piece in prompt.chunks(PIECE) {
+        watch.check()?;
+        let hidden = model.forward(piece, cache)?;
+        last = Some(hidden.narrow(0, piece.len() - 1, 1)?);
+    }
+    let last = last.ok_or(Error::EmptyPrompt)?; // (1, hidden_size)
+    model.finite_logits(&last, |_| prompt.to_vec())
+}
+
+/// A step of some sequences that are not at their end.
+fn together(
+    model: &Model,
+    going: &mut [&mut Live],
+    prompt: &[u32],
+    request: &Request,
+    bounds: Bounds,
+    on_step: &mut dyn FnMut(Step) -> Result<()>,
+) -> Result<()> {
+    let mut batch: Vec<Sequence> = going
+        .iter_mut()
+        .filter_map(|live| {
+            let tokens = live.ids.last_chunk::<1>()?;
+            Some(Sequence { tokens, cache: live.cache.as_mut()? })
+        })
+        .collect();
+    let hidden = model.forward_batch(&mut batch)?;
+    let logits = model.finite_logits(&hidden, |row| [prompt, &going[row].ids].concat())?;
+    let rows = logits.chunks(model.config().vocab_size);
+    for (live, logits) in going.iter_mut().zip(rows) {
+        live.step(logits, prompt, request, bounds, on_step)?;
+    }
+    Ok(())
+}
+
+/// How long a sequence may become, in new tokens.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    max_new: usize,
+    room: usize,
+}
+
+impl Bounds {
+    fn reached(self, num_new: usize) -> Option<Stop> {
+        if num_new >= self.max_new {
+            Some(Stop::Length)
+        } else if num_new >= self.room {
+            Some(Stop::ContextFull)
+        } else {
+            None
+        }
+    }
+}
+
+/// A sequence on its way.
+struct Live<'a> {
+    number: usize,
+    cache: Option<KvCache>,
+    ids: Vec<u32>,
+    stream: Option<TextStream<'a>>,
+    stop_strings: StopStrings,
+    text: String,
+    logprobs: Vec<StepLogprobs>,
+    stop: Option<Stop>,
+}
+
+impl<'a> Live<'a> {
+    fn new(
+        number: usize,
+        tokenizer: Option<&'a Tokenizer>,
+        request: &Request,
+        cache: Option<KvCache>,
+    ) -> Self {
+        Self {
+            number,
+            cache,
+            ids: Vec::new(),
+            stream: tokenizer.map(TextStream::new),
+            stop_strings: StopStrings::new(&request.stop_strings),
+            text: String::new(),
+            logprobs: Vec::new(),
+            stop: None,
+        }
+    }
+
+    fn is_going(&self) -> bool {
+        self.stop.is_none()
+    }
+
+    /// Chooses the next token by `logits`, and tells of it.
+    fn step(
+        &mut self,
+        logits: &[f32],
+        prompt: &[u32],
+        request: &Request,
+        bounds: Bounds,
+        on_step: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        self.stop = bounds.reached(self.ids.len());
+        if self.stop.is_some() {
+            return Ok(());
+        }
+        let draw = uniform(request.seed, self.number as u64, self.ids.len() as u64);
+        let id = request.sampling.choose(logits.to_vec(), prompt, &self.ids, draw);
+        self.ids.push(id);
+        if let Some(top) = request.top_logprobs {
+            let (logprob, top) = sampling::logprobs(logits, id, top);
+            self.logprobs.push(StepLogprobs { id, logprob, top });
+        }
+        let is_eos = request.eos.contains(&id);
+        let mut shown = String::new();
+        if let Some(stream) = &mut self.stream {
+            match self.stop_strings.push(&stream.push(id)?) {
+                Passed::Text(text) => shown = text,
+                Passed::Stopped(text) => {
+                    shown = text;
+                    self.stop = Some(Stop::StopString);
+                }
+            }
+        }
+        if is_eos {
+            self.stop = self.stop.or(Some(Stop::Eos));
+        }
+        self.stop = self.stop.or_else(|| bounds.reached(self.ids.len()));
+        self.text.push_str(&shown);
+        let logprobs = request.top_logprobs.and(self.logprobs.last());
+        on_step(Step { sequence: self.number, id: Some(id), text: &shown, logprobs })?;
+        if self.stop.is_some() { self.end(on_step) } else { Ok(()) }
+    }
+
+    /// Shows what was held back, and frees the cache.
+    fn end(&mut self, on_step: &mut dyn FnMut(Step) -> Result<()>) -> Result<()> {
+        self.cache = None;
+        let Some(stream) = self.stream.as_mut().filter(|_| self.stop != Some(Stop::StopString))
+        else {
+            return Ok(());
+        };
+        let mut shown = match self.stop_strings.push(&stream.finish()?) {
+            Passed::Text(text) => text,
+            Passed::Stopped(text) => {
+                self.stop = Some(Stop::StopString);
+                text
+            }
+        };
+        shown.push_str(&self.stop_strings.finish());
+        self.text.push_str(&shown);
+        if shown.is_empty() {
+            return Ok(());
+        }
+        on_step(Step { sequence: self.number, id: None, text: &shown, logprobs: None })
+    }
+
+    fn into_generated(self) -> Generated {
+        Generated {
+            ids: self.ids,
+            text: self.text,
+            stop: self.stop.unwrap_or(Stop::Length),
+            logprobs: self.logprobs,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What the command line means: texts, tokens, and what is asked of generation.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use infer::generate::Request;
+use infer::generation_config::GenerationConfig;
+use infer::sampling::Sampling;
+use infer::tokenizer::Encoded;
+use infer::{Error, Result};
+
+use crate::cli::{GenerateArgs, IdsArgs, LengthArgs, SamplingArgs};
+
+/// New tokens where nothing says how many.
+const DEFAULT_MAX_NEW_TOKENS: usize = 256;
+
+/// A text, or tokens.
+pub(crate) enum Input {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+impl Input {
+    /// The argument, `--ids`, or stdin.
+    pub(crate) fn prompt(text: Option<&String>, ids: &IdsArgs) -> Result<Self> {
+        match (text, &ids.ids) {
+            (_, Some(ids)) => read_ids(ids).map(Self::Ids),
+            (Some(text), None) => Ok(Self::Text(text.clone())),
+            (None, None) => {
+                let mut text = read(Path::new("-"))?;
+                if text.ends_with('\n') {
+                    text.pop();
+                }
+                Ok(Self::Text(text))
+            }
+        }
+    }
+
+    /// A file as it is, or `--ids`.
+    pub(crate) fn file(path: Option<&PathBuf>, ids: &IdsArgs) -> Result<Self> {
+        match (path, &ids.ids) {
+            (Some(path), _) => read(path).map(Self::Text),
+            (None, Some(ids)) => read_ids(ids).map(Self::Ids),
+            (None, None) => Self::prompt(None, ids),
+        }
+    }
+
+    /// The tokens, with `encode` for a text.
+    pub(crate) fn ids(self, encode: impl FnOnce(&str) -> Result<Encoded>) -> Result<Vec<u32>> {
+        match self {
+            Self::Text(text) => Ok(encode(&text)?.ids),
+            Self::Ids(ids) => Ok(ids),
+        }
+    }
+}
+
+/// The text of a file; `-` is stdin.
+fn read(path: &Path) -> Result<String> {
+    let is_stdin = path.as_os_str() == "-";
+    let mut text = String::new();
+    let read = if is_stdin {
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let path = if is_stdin { PathBuf::from("standard input") } else { path.to_owned() };
+    read.map_err(|source| Error::Io { path, doing: "read", source })
+}
+
+/// `1,2,3`, or `@FILE` with numbers between commas, blanks and brackets.
+fn read_ids(text: &str) -> Result<Vec<u32>> {
+    let text = match text.strip_prefix('@') {
+        Some(path) => read(Path::new(path))?,
+        None => text.to_owned(),
+    };
+    let is_between = |c: char| c.is_whitespace() || [',', '[', ']'].contains(&c);
+    let words = text.split(is_between).filter(|word| !word.is_empty());
+    let id = |word: &str| {
+        word.parse().map_err(|_| Error::OptionValue {
+            option: "--ids",
+            found: word.to_owned(),
+            expected: "tokens by number, as in 1,2,3, or @FILE",
+        })
+    };
+    words.map(id).collect()
+}
+
+/// What is asked of generation, behind a prompt of `prompt_tokens`.
+pub(crate) fn request(
+    args: &GenerateArgs,
+    defaults: &GenerationConfig,
+    prompt_tokens: usize,
+) -> Result<Request> {
+    Ok(Request {
+        sampling: sampling(&args.sampling, defaults),
+        seed: args.sampling.seed.unwrap_or_else(another_seed),
+        max_new_tokens: max_new_tokens(&args.length, defaults, prompt_tokens)?,
+        eos: defaults.eos.clone(),
+        stop_strings: args.length.stop.clone(),
+        num_sequences: args.num.into(),
+        top_logprobs: args.top_logprobs,
+    })
+}
+
+/// Flags over the model's defaults. A flag that only matters to draws turns drawing on.
+fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Sampling {
+    let asks_for_draws = args.temperature.is_some()
+        || args.top_k.is_some()
+        || args.top_p.is_some()
+        || args.min_p.is_some()
+        || args.typical_p.is_some();
+    let base = &defaults.sampling;
+    let temperature = if defaults.do_sample || asks_for_draws { base.temperature } else { 0.0 };
+    Sampling {
+        temperature: args.temperature.unwrap_or(temperature),
+        top_k: args.top_k.unwrap_or(base.top_k),
+        top_p: args.top_p.unwrap_or(base.top_p),
+        min_p: args.min_p.unwrap_or(base.min_p),
+        typical_p: args.typical_p.unwrap_or(base.typical_p),
+        repetition_penalty: args.repetition_penalty.unwrap_or(base.repetition_penalty),
+        presence_penalty: args.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
+        logit_bias: args.logit_bias.clone(),
+    }
+}
+
+/// transformers' two meanings: new tokens, or all of them; the former wins.
+fn max_new_tokens(
+    args: &LengthArgs,
+    defaults: &GenerationConfig,
+    prompt_tokens: usize,
+) -> Result<usize> {
+    if let Some(max_new_tokens) = args.max_new_tokens {
+        return Ok(max_new_tokens);
+    }
+    if let Some(max_length) = args.max_length {
+        let left = max_length.checked_sub(prompt_tokens).filter(|&left| left > 0);
+        return left.ok_or(Error::NoRoom { prompt: prompt_tokens, max_length });
+    }
+    // A default that leaves no room was not made for this prompt.
+    let left = defaults.max_length.and_then(|length| length.checked_sub(prompt_tokens));
+    let left = left.filter(|&left| left > 0);
+    Ok(defaults.max_new_tokens.or(left).unwrap_or(DEFAULT_MAX_NEW_TOKENS))
+}
+
+fn another_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // 32 bits: a number that can be copied, and that JSON's readers hold.
+    u64::from(now.subsec_nanos() ^ now.as_secs() as u32 ^ std::process::id() << 16)
+}

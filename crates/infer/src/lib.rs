@@ -1,0 +1,48 @@
+//! Runs decoder checkpoints: tokens to logits, text to text.
+//!
+//! One decoder serves Llama, Mistral, Qwen2 and Qwen3, by what their configs say. It knows nothing of
+//! layer plans, and it writes no checkpoints. In reading order:
+//!
+//! - `family`: what differs between the families, in a table
+//! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
+//! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
+//! - [`anatomy`]: which tensors such a decoder has
+//! - `dot`, [`weight`], `numbers`, [`source`]: matrices, and where they come from
+//! - [`cache`]: the keys and values of a sequence
+//! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
+//! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
+//! - `random`, [`sampling`], [`generation_config`], [`generate`](mod@generate): new tokens
+//! - [`windows`], [`score`](mod@score): how well a text is predicted
+//! - [`open`]: a model by its name
+
+pub mod anatomy;
+mod attention;
+pub mod cache;
+pub mod config;
+mod dot;
+pub mod error;
+mod family;
+mod feed_forward;
+pub mod generate;
+pub mod generation_config;
+mod keys;
+mod layer;
+pub mod model;
+mod numbers;
+pub mod open;
+pub mod progress;
+mod random;
+pub mod rope;
+pub mod sampling;
+pub mod score;
+pub mod source;
+pub mod stop_strings;
+pub mod text_stream;
+pub mod tokenizer;
+pub mod weight;
+pub mod windows;
+
+pub use cache::KvCache;
+pub use config::DecoderConfig;
+pub use error::{Error, Result};
+pub use model::{Model, Sequence};

@@ -1,0 +1,273 @@
+//! The program `infer`: parses the command line, calls the library, prints, and exits.
+
+mod cli;
+mod input;
+mod report;
+mod terminal;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use infer::generate::{self, Request, Step, Stop};
+use infer::open::{Opened, Wanted};
+use infer::score::{self, Text};
+use infer::tokenizer::Tokenizer;
+use infer::windows::Rule;
+use infer::{Error, Result, sampling};
+use serde_json::json;
+
+use crate::cli::{Cli, Command, GenerateArgs, LogitsArgs, RunArgs, ScoreArgs, TokensArgs};
+use crate::input::Input;
+use crate::terminal::{Terminal, print};
+
+/// A chunk of llama.cpp's perplexity.
+const CHUNK: usize = 512;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = match Terminal::new() {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            terminal::report_error("cannot listen for signals", &error, None);
+            return ExitCode::from(2);
+        }
+    };
+    let result = run(&cli.command, &terminal);
+    terminal.clear();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((_, error)) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err((_, Error::Cancelled)) => {
+            ExitCode::from(terminal.signal().map_or(2, |signal| 128 + signal))
+        }
+        Err((what, error)) => {
+            terminal::report_error(&what, &error, error.hint());
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs a command; an error comes with what could not be done because of it.
+fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
+    match command {
+        Command::Generate(args) => generate(args, terminal)
+            .map_err(|e| (format!("cannot generate with {}", args.model), e)),
+        Command::Score(args) => score(args, terminal),
+        Command::Logits(args) => {
+            logits(args, terminal).map_err(|e| (format!("cannot run {}", args.model), e))
+        }
+        Command::Tokens(args) => tokens(args, terminal)
+            .map_err(|e| (format!("cannot use the tokenizer of {}", args.model), e)),
+    }
+}
+
+fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
+    let progress = terminal.progress(args.run.quiet);
+    let opened = open(&args.model, &args.run, terminal)?;
+    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
+    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    terminal.clear();
+    told(&args.run, model.notes());
+    let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
+    let top = sampling::top(&logits, args.top);
+    if args.json {
+        print(&format!("{:#}\n", json!({ "top": top })))
+    } else {
+        print(&report::logits(&logits, &top, tokenizer.as_ref()))
+    }
+}
+
+fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
+    let progress = terminal.progress(args.run.quiet);
+    let opened = open(&args.model, &args.run, terminal)?;
+    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
+    if tokenizer.is_none() && !args.length.stop.is_empty() {
+        return Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() });
+    }
+    let request = input::request(args, &opened.generation_config()?, prompt.len())?;
+    request.sampling.check(opened.config.vocab_size)?;
+    let begin = Instant::now();
+    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    let load = begin.elapsed();
+    terminal.clear();
+    told(&args.run, model.notes());
+
+    let mut on_step = |step: Step| show(args, &request, tokenizer.as_ref(), &step);
+    let watch = progress.watch();
+    let generation =
+        generate::generate(&model, tokenizer.as_ref(), &prompt, &request, &mut on_step, &watch)?;
+    if args.json {
+        let object = report::generation_json(&generation, prompt.len(), request.seed);
+        print(&format!("{object:#}\n"))?;
+    } else if args.num > 1 {
+        print(&report::sequences(&generation))?;
+    } else if args.top_logprobs.is_none() {
+        print("\n")?;
+    }
+    if generation.sequences.iter().any(|sequence| sequence.stop == Stop::ContextFull) {
+        let positions = model.config().max_position_embeddings;
+        told(&args.run, &[format!("the context is full: the model has {positions} positions")]);
+    }
+    if !args.run.quiet {
+        terminal::to_stderr(&report::times(&generation, prompt.len(), load));
+    }
+    Ok(())
+}
+
+/// Shows a step as it comes, where one sequence is shown to a person.
+fn show(
+    args: &GenerateArgs,
+    request: &Request,
+    tokenizer: Option<&Tokenizer>,
+    step: &Step,
+) -> Result<()> {
+    if args.json || request.num_sequences > 1 {
+        return Ok(());
+    }
+    match (step.logprobs, step.id, tokenizer) {
+        (Some(logprobs), ..) => print(&report::step(logprobs, tokenizer)),
+        // The lines have all tokens; what text is left over belongs to none.
+        (None, None, _) if request.top_logprobs.is_some() => Ok(()),
+        (None, Some(id), None) => print(&format!("{id} ")),
+        _ if step.text.is_empty() => Ok(()),
+        _ => print(step.text),
+    }
+}
+
+fn score(args: &ScoreArgs, terminal: &Terminal) -> Result<(), (String, Error)> {
+    // Stdin can be read once, however many models there are.
+    let input = Input::file(args.text.as_ref(), &args.ids);
+    let input = input.map_err(|error| ("cannot score".to_owned(), error))?;
+    let mut scores = Vec::new();
+    for model in &args.models {
+        let score = score_one(args, model, &input, terminal);
+        scores.push((model.clone(), score.map_err(|e| (format!("cannot score with {model}"), e))?));
+    }
+    let printed = match scores.as_slice() {
+        [(model, score)] if args.json => {
+            print(&format!("{:#}\n", report::score_json(model, score)))
+        }
+        [(_, score)] => print(&report::score(score)),
+        several if args.json => {
+            let models = several.iter().map(|(model, score)| report::score_json(model, score));
+            let object = json!({ "models": models.collect::<Vec<_>>() });
+            print(&format!("{object:#}\n"))
+        }
+        several => print(&report::score_table(several)),
+    };
+    printed.map_err(|error| ("cannot print".to_owned(), error))
+}
+
+fn score_one(
+    args: &ScoreArgs,
+    model: &str,
+    input: &Input,
+    terminal: &Terminal,
+) -> Result<score::Score> {
+    let progress = terminal.progress(args.run.quiet);
+    let opened = open(model, &args.run, terminal)?;
+    let mut text = match input {
+        Input::Ids(ids) => {
+            let ids = ids.clone();
+            // Without its text, a model's tokenizer still says what texts begin with.
+            let bos = opened.tokenizer().ok().and_then(|tokenizer| tokenizer.bos());
+            let bos = bos.filter(|bos| ids.first() == Some(bos));
+            Text { ids, ends: None, bos }
+        }
+        Input::Text(text) => {
+            let tokenizer = opened.tokenizer()?;
+            let encoded = tokenizer.encode(text)?;
+            Text { ids: encoded.ids, ends: Some(encoded.ends), bos: tokenizer.bos() }
+        }
+    };
+    if let Some(max_tokens) = args.max_tokens {
+        text.ids.truncate(max_tokens);
+    }
+    let positions = opened.config.max_position_embeddings;
+    let rule = rule(args, positions)?;
+    rule.cut(text.ids.len(), text.bos.is_some())?;
+    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    terminal.clear();
+    told(&args.run, model.notes());
+    let score = score::score(&model, &text, rule, &progress.watch())?;
+    terminal.clear();
+    if score.num_windows > 1 {
+        let beginning = match text.bos {
+            Some(bos) => format!("each begins with BOS (token {bos})"),
+            None => "they begin with the text's own tokens".to_owned(),
+        };
+        told(&args.run, &[format!("{} windows; {beginning}", score.num_windows)]);
+    }
+    Ok(score)
+}
+
+/// How a text is cut for a model of so many positions.
+fn rule(args: &ScoreArgs, positions: usize) -> Result<Rule> {
+    let default = if args.chunks { CHUNK.min(positions) } else { positions };
+    let window = args.window.unwrap_or(default);
+    if window > positions {
+        return Err(Error::TooManyTokens { needed: window, available: positions });
+    }
+    Ok(if args.chunks {
+        Rule::Chunks { window }
+    } else {
+        Rule::Windows { window, stride: args.stride.unwrap_or((window / 2).max(1)) }
+    })
+}
+
+fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
+    let progress = terminal.progress(args.json);
+    let opened = Opened::find(&args.model, Wanted::Outline, &progress.watch())?;
+    terminal.clear();
+    let tokenizer = opened.tokenizer()?;
+    let input = Input::prompt(args.text.as_ref(), &args.ids)?;
+    let ids = input.ids(|text| tokenizer.encode(text))?;
+    if args.json {
+        let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id)).collect();
+        return print(&format!("{:#}\n", json!({ "ids": ids, "pieces": pieces })));
+    }
+    let line = |&id: &u32| format!("{id:>7}  {}\n", report::piece(Some(&tokenizer), id));
+    print(&ids.iter().map(line).collect::<String>())
+}
+
+/// Finds a model, and tells what a user should hear of that.
+fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
+    args.device.device()?;
+    let progress = terminal.progress(args.quiet);
+    let opened = Opened::find(model, Wanted::Weights, &progress.watch())?;
+    terminal.clear();
+    told(args, &opened.notes);
+    Ok(opened)
+}
+
+fn told(args: &RunArgs, notes: &[String]) {
+    if !args.quiet {
+        terminal::notes(notes);
+    }
+}
+
+/// A prompt's tokens, and the tokenizer: without one, tokens must be given.
+fn prompt(opened: &Opened, input: Input) -> Result<(Option<Tokenizer>, Vec<u32>)> {
+    let tokenizer = match (opened.tokenizer(), &input) {
+        (Ok(tokenizer), _) => Some(tokenizer),
+        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => None,
+        (Err(error), _) => return Err(error),
+    };
+    let ids = input.ids(|text| match &tokenizer {
+        Some(tokenizer) => tokenizer.encode(text),
+        None => Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() }),
+    })?;
+    let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
+    // Said before weights are read, which may take a while.
+    if ids.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+        return Err(Error::NoSuchToken { id, vocab_size });
+    }
+    if ids.len() > available {
+        return Err(Error::TooManyTokens { needed: ids.len(), available });
+    }
+    Ok((tokenizer, ids))
+}

@@ -1,0 +1,335 @@
+//! A decoder with its weights: tokens to hidden states, and hidden states to logits.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::ops::rms_norm;
+
+use crate::anatomy::{self, EMBEDDING, HEAD, NORM, layer_tensor};
+use crate::cache::KvCache;
+use crate::config::DecoderConfig;
+use crate::error::{Error, Result};
+use crate::feed_forward::FeedForward;
+use crate::layer::{Attention, Layer, Rows, Turns};
+use crate::progress::{Unit, Watch};
+use crate::source::WeightSource;
+use crate::weight::{Linear, Weight};
+
+/// A decoder that is ready to run.
+#[derive(Debug)]
+pub struct Model {
+    config: DecoderConfig,
+    embedding: Weight,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Weight,
+    inverse_frequencies: Vec<f32>,
+    dtype: DType,
+    device: Device,
+    notes: Vec<String>,
+}
+
+/// New tokens of a sequence, and the cache that holds those before them.
+#[derive(Debug)]
+pub struct Sequence<'a> {
+    /// The new tokens; at least one.
+    pub tokens: &'a [u32],
+    /// The keys and values of the tokens before them.
+    pub cache: &'a mut KvCache,
+}
+
+impl Model {
+    /// Loads the decoder that `config` describes.
+    ///
+    /// Names and shapes of all tensors are checked before the first is read: errors are those of a
+    /// missing tensor, one that the config does not account for, and one of another shape.
+    pub fn load(config: DecoderConfig, source: &dyn WeightSource, watch: &Watch) -> Result<Self> {
+        let (has_own_head, notes) = check_tensors(&config, source)?;
+        let bytes = source.names().iter().map(|name| source.stored_bytes(name)).sum();
+        watch.begin("loading", bytes, Unit::Bytes);
+        let loader = Loader { source, watch, config: &config };
+
+        let embedding = loader.matrix(EMBEDDING)?;
+        let layers = (0..config.num_hidden_layers).map(|layer| loader.layer(layer));
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let norm = loader.vector(NORM)?;
+        let head = if has_own_head { loader.matrix(HEAD)? } else { embedding.clone() };
+        Ok(Self {
+            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
+            embedding,
+            layers,
+            norm,
+            head,
+            dtype: source.dtype(),
+            device: source.device().clone(),
+            notes,
+            config,
+        })
+    }
+
+    /// The sizes and switches.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// What a user should hear of the files.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// An empty cache with room for `capacity` positions.
+    pub fn cache(&self, capacity: usize) -> Result<KvCache> {
+        Ok(KvCache::new(&self.config, capacity, self.dtype, &self.device)?)
+    }
+
+    /// Runs `tokens` behind those that `cache` holds, and returns their hidden states after the last
+    /// layer, (n, `hidden_size`). After an error the cache holds what it held.
+    pub fn forward(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+        self.forward_batch(&mut [Sequence { tokens, cache }])
+    }
+
+    /// As [`Model::forward`] for several sequences of any lengths; their rows follow each other.
+    pub fn forward_batch(&self, sequences: &mut [Sequence]) -> Result<Tensor> {
+        let tokens: Vec<u32> =
+            sequences.iter().flat_map(|sequence| sequence.tokens).copied().collect();
+        let hidden = self.embed(&tokens)?;
+        let rows = sequences.iter_mut().map(|sequence| Rows {
+            num_tokens: sequence.tokens.len(),
+            cache: &mut *sequence.cache,
+        });
+        self.run(0..self.layers.len(), hidden, &mut rows.collect::<Vec<_>>())
+    }
+
+    /// The embeddings of `tokens`, (n, `hidden_size`): what the first layer gets.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let vocab_size = self.config.vocab_size;
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(Error::NoSuchToken { id, vocab_size });
+        }
+        let indices = Tensor::new(tokens, &self.device)?;
+        Ok(self.embedding.rows(&indices)?)
+    }
+
+    /// Runs `hidden`, (n, `hidden_size`), through a stretch of layers; positions follow those that
+    /// `cache` holds for its first layer.
+    pub fn forward_layers(
+        &self,
+        layers: Range<usize>,
+        hidden: Tensor,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let num_tokens = hidden.dims()[0];
+        self.run(layers, hidden, &mut [Rows { num_tokens, cache }])
+    }
+
+    /// The logits of the tokens behind `hidden`'s rows: (n, `hidden_size`) to (n, `vocab_size`), in f32.
+    ///
+    /// Rows are hidden states of any positions: for one of many, take it before this.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        on_pool(|| {
+            let eps = self.config.rms_norm_eps as f32;
+            let normed = rms_norm(&hidden.contiguous()?, &self.norm, eps)?;
+            Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
+        })
+    }
+
+    /// The logits of `hidden`'s rows one after the other, which must all be finite.
+    ///
+    /// `tokens_of` gives all tokens of the sequence that a row belongs to: where its logits are not
+    /// finite, they are run once more to find the layer that is to blame.
+    pub fn finite_logits(
+        &self,
+        hidden: &Tensor,
+        tokens_of: impl Fn(usize) -> Vec<u32>,
+    ) -> Result<Vec<f32>> {
+        let logits = self.logits(hidden)?.flatten_all()?.to_vec1::<f32>()?;
+        match logits.chunks(self.config.vocab_size).position(|row| !is_finite(row)) {
+            None => Ok(logits),
+            Some(row) => Err(Error::NotFinite { place: self.first_not_finite(&tokens_of(row))? }),
+        }
+    }
+
+    /// What is the first to give numbers that are not finite, running `tokens` from the start.
+    fn first_not_finite(&self, tokens: &[u32]) -> Result<String> {
+        let finite = |x: &Tensor| -> Result<bool> {
+            Ok(is_finite(&x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
+        };
+        let mut cache = self.cache(tokens.len())?;
+        let mut hidden = self.embed(tokens)?;
+        if !finite(&hidden)? {
+            return Ok("the embedding".to_owned());
+        }
+        for layer in 0..self.layers.len() {
+            hidden = self.forward_layers(layer..layer + 1, hidden, &mut cache)?;
+            if !finite(&hidden)? {
+                return Ok(format!("layer {layer}"));
+            }
+        }
+        Ok("the final norm or the head".to_owned())
+    }
+
+    fn run(&self, layers: Range<usize>, hidden: Tensor, rows: &mut [Rows]) -> Result<Tensor> {
+        let before: Vec<usize> =
+            rows.iter().map(|rows| rows.cache.layer_len(layers.start)).collect();
+        let ran = on_pool(|| self.run_layers(layers, hidden, rows));
+        if ran.is_err() {
+            for (rows, &len) in rows.iter_mut().zip(&before) {
+                rows.cache.truncate(len);
+            }
+        }
+        ran
+    }
+
+    fn run_layers(
+        &self,
+        layers: Range<usize>,
+        mut hidden: Tensor,
+        rows: &mut [Rows],
+    ) -> Result<Tensor> {
+        let available = self.config.max_position_embeddings;
+        let mut positions = Vec::with_capacity(hidden.dims()[0]);
+        for rows in &*rows {
+            let start = rows.cache.layer_len(layers.start);
+            let needed = start + rows.num_tokens;
+            if needed > available {
+                return Err(Error::TooManyTokens { needed, available });
+            }
+            positions.extend(start..needed);
+        }
+        let turns = self.turns(&positions)?;
+        for layer in layers {
+            hidden = self.layers[layer].forward(layer, &hidden, &turns, rows)?;
+        }
+        Ok(hidden)
+    }
+
+    fn turns(&self, positions: &[usize]) -> Result<Turns> {
+        let shape = (positions.len(), self.config.head_dim / 2);
+        let positions = positions.iter().copied();
+        let angles = self.config.rope.angles(&self.inverse_frequencies, positions);
+        Ok(Turns {
+            cos: Tensor::from_vec(angles.cos, shape, &self.device)?,
+            sin: Tensor::from_vec(angles.sin, shape, &self.device)?,
+        })
+    }
+}
+
+/// Calls `f` on a thread of the pool that products and norms are shared out by.
+///
+/// From any other thread each of them, some 500 for a token, would wake the pool and wait for it.
+fn on_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
+}
+
+fn is_finite(numbers: &[f32]) -> bool {
+    // A sum of zeros times each is NaN as soon as one is not finite, and needs no branch.
+    numbers.iter().map(|x| x * 0.0).sum::<f32>() == 0.0
+}
+
+/// Reads a layer's tensors.
+struct Loader<'a> {
+    source: &'a dyn WeightSource,
+    watch: &'a Watch<'a>,
+    config: &'a DecoderConfig,
+}
+
+impl Loader<'_> {
+    fn matrix(&self, name: &str) -> Result<Weight> {
+        self.watch.check()?;
+        let matrix = self.source.matrix(name)?;
+        self.watch.done(self.source.stored_bytes(name));
+        Ok(matrix)
+    }
+
+    fn vector(&self, name: &str) -> Result<Tensor> {
+        let vector = self.source.vector(name)?;
+        self.watch.done(self.source.stored_bytes(name));
+        Ok(vector)
+    }
+
+    fn linear(&self, layer: usize, name: &str, has_bias: bool) -> Result<Linear> {
+        let weight = self.matrix(&layer_tensor(layer, &format!("{name}.weight")))?;
+        let bias = has_bias.then(|| self.vector(&layer_tensor(layer, &format!("{name}.bias"))));
+        Ok(Linear { weight, bias: bias.transpose()? })
+    }
+
+    fn layer(&self, layer: usize) -> Result<Layer> {
+        let config = self.config;
+        let norm = |name: &str| self.vector(&layer_tensor(layer, &format!("{name}.weight")));
+        let linear = |name: &str, has_bias| self.linear(layer, name, has_bias);
+        let qk_norm =
+            || -> Result<_> { Ok((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) };
+        Ok(Layer {
+            input_layernorm: norm("input_layernorm")?,
+            attention: Attention {
+                q_proj: linear("self_attn.q_proj", config.biases.qkv)?,
+                k_proj: linear("self_attn.k_proj", config.biases.qkv)?,
+                v_proj: linear("self_attn.v_proj", config.biases.qkv)?,
+                o_proj: linear("self_attn.o_proj", config.biases.o)?,
+                qk_norm: config.qk_norm.then(qk_norm).transpose()?,
+                head_dim: config.head_dim,
+                window: config.sliding_windows[layer],
+            },
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            feed_forward: FeedForward {
+                gate_proj: linear("mlp.gate_proj", config.biases.mlp)?,
+                up_proj: linear("mlp.up_proj", config.biases.mlp)?,
+                down_proj: linear("mlp.down_proj", config.biases.mlp)?,
+            },
+            rms_norm_eps: config.rms_norm_eps as f32,
+        })
+    }
+}
+
+/// Checks names and shapes; says whether the head is a tensor of its own, and what is odd.
+fn check_tensors(config: &DecoderConfig, source: &dyn WeightSource) -> Result<(bool, Vec<String>)> {
+    let model = || source.path().to_owned();
+    let mut expected = anatomy::expected(config);
+    let mut notes = Vec::new();
+    if config.tie_word_embeddings && source.shape(HEAD).is_some() {
+        // What is stored is used. Where it is the embedding once more, that is the same.
+        expected.push(anatomy::Expected {
+            name: HEAD.to_owned(),
+            shape: vec![config.vocab_size, config.hidden_size],
+        });
+    }
+    let missing: Vec<_> = expected.iter().filter(|e| source.shape(&e.name).is_none()).collect();
+    if let Some(first) = missing.first() {
+        let tensor = first.name.clone();
+        return Err(Error::MissingTensor { model: model(), tensor, more: missing.len() - 1 });
+    }
+    let names: std::collections::HashSet<&str> =
+        expected.iter().map(|expected| expected.name.as_str()).collect();
+    let mut extra = source.names();
+    extra.retain(|name| !names.contains(name) && !anatomy::is_derived(name));
+    if let Some(&first) = extra.first() {
+        let tensor = first.to_owned();
+        return Err(Error::ExtraTensor { model: model(), tensor, more: extra.len() - 1 });
+    }
+    for expected in &expected {
+        let found = source.shape(&expected.name).unwrap_or(&[]);
+        if found != expected.shape {
+            return Err(Error::Shape {
+                model: model(),
+                tensor: expected.name.clone(),
+                expected: expected.shape.clone(),
+                found: found.to_vec(),
+            });
+        }
+    }
+    let mut has_own_head = names.contains(HEAD);
+    if has_own_head && config.tie_word_embeddings {
+        has_own_head = !source.are_equal(HEAD, EMBEDDING)?;
+        if has_own_head {
+            notes.push(format!(
+                "the config ties the head to the embedding, but {HEAD} holds other numbers: they are used"
+            ));
+        }
+    }
+    Ok((has_own_head, notes))
+}

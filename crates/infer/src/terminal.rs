@@ -1,0 +1,131 @@
+//! The terminal: output, errors, progress bars and signals.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use infer::progress::{Progress, Unit, Watch};
+use infer::{Error, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// The terminal, with the signal that asked to stop, if one did.
+pub(crate) struct Terminal {
+    signal: Arc<AtomicUsize>,
+    bar: ProgressBar,
+    bytes: ProgressStyle,
+    tokens: ProgressStyle,
+}
+
+impl Terminal {
+    /// Begins to listen for ^C and SIGTERM.
+    pub(crate) fn new() -> io::Result<Self> {
+        let signal = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::new(AtomicBool::new(false));
+        for number in [SIGINT, SIGTERM] {
+            if number == SIGINT {
+                // The second ^C ends the process, whatever it waits for.
+                signal_hook::flag::register_conditional_default(number, Arc::clone(&asked))?;
+            }
+            signal_hook::flag::register(number, Arc::clone(&asked))?;
+            let value = usize::try_from(number).map_err(io::Error::other)?;
+            signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
+        }
+        let style = |template| ProgressStyle::with_template(template).map_err(io::Error::other);
+        Ok(Self {
+            signal,
+            // Shown on stderr, and only where that is a terminal.
+            bar: ProgressBar::no_length(),
+            bytes: style("{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes}")?,
+            tokens: style("{msg} {wide_bar} {pos}/{len} tokens {eta} left")?,
+        })
+    }
+
+    /// The signal that asked to stop.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        let signal = self.signal.load(Ordering::Relaxed);
+        (signal != 0).then(|| u8::try_from(signal).unwrap_or(u8::MAX))
+    }
+
+    /// Shows progress from now on, unless `quiet`.
+    pub(crate) fn progress(&self, quiet: bool) -> Shown {
+        let (bar, signal) = (self.bar.clone(), Arc::clone(&self.signal));
+        let (bytes, tokens) = (self.bytes.clone(), self.tokens.clone());
+        Shown {
+            on_progress: Box::new(move |progress| match progress {
+                _ if quiet => {}
+                Progress::Begin { doing, total, unit } => {
+                    bar.set_style(match unit {
+                        Unit::Bytes => bytes.clone(),
+                        Unit::Tokens => tokens.clone(),
+                    });
+                    bar.reset();
+                    bar.set_length(total);
+                    bar.set_message(doing);
+                }
+                Progress::Done(more) => bar.inc(more),
+            }),
+            is_cancelled: Box::new(move || signal.load(Ordering::Relaxed) != 0),
+        }
+    }
+
+    /// Takes the progress bar away.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Progress that is shown, and heeds signals.
+pub(crate) struct Shown {
+    on_progress: Box<dyn Fn(Progress) + Sync>,
+    is_cancelled: Box<dyn Fn() -> bool + Sync>,
+}
+
+impl Shown {
+    pub(crate) fn watch(&self) -> Watch<'_> {
+        Watch { progress: &*self.on_progress, is_cancelled: &*self.is_cancelled }
+    }
+}
+
+/// Prints to stdout, at once.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|source| {
+        let path = PathBuf::from("standard output");
+        Error::Io { path, doing: "written", source }
+    })
+}
+
+/// Whether whoever read our output has gone.
+pub(crate) fn is_broken_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Prints notes to stderr.
+pub(crate) fn notes(notes: &[String]) {
+    for note in notes {
+        to_stderr(&format!("note: {note}\n"));
+    }
+}
+
+/// Prints an error, its causes and a hint to stderr.
+pub(crate) fn report_error(what: &str, error: &dyn std::error::Error, hint: Option<String>) {
+    let mut text = format!("error: {what}\n");
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let lines = error.to_string().trim_end().replace('\n', "\n    ");
+        let _ = writeln!(text, "  caused by: {lines}");
+        cause = error.source();
+    }
+    if let Some(hint) = hint {
+        let _ = write!(text, "\nhint: {hint}\n");
+    }
+    to_stderr(&text);
+}
+
+pub(crate) fn to_stderr(text: &str) {
+    // Where stderr is gone there is nobody to tell.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}

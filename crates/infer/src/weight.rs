@@ -1,0 +1,76 @@
+//! Matrices that activations are multiplied by, however they are stored.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::dot::FewRows;
+
+/// Rows of activations up to which [`FewRows`] is used: it is faster than a general product there.
+const FEW: usize = 8;
+
+/// A matrix of (outputs, inputs). A clone is the same memory.
+///
+/// The decoder multiplies by it and looks up its rows, and asks nothing else: another form of
+/// storage is another variant here.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// Numbers of the type of the arithmetic.
+    Dense(Tensor),
+}
+
+impl Weight {
+    /// `x · Wᵀ`: (n, inputs) to (n, outputs).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            // candle has no BF16 product on the CPU: the numbers are widened, and the result rounded.
+            Self::Dense(matrix)
+                if matrix.dtype() == DType::BF16 && matches!(matrix.device(), Device::Cpu) =>
+            {
+                let product = x.to_dtype(DType::F32)?.matmul(&matrix.to_dtype(DType::F32)?.t()?)?;
+                product.to_dtype(DType::BF16)
+            }
+            Self::Dense(matrix)
+                if x.dims()[0] <= FEW
+                    && matrix.dtype() == DType::F32
+                    && matches!(matrix.device(), Device::Cpu) =>
+            {
+                x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)
+            }
+            Self::Dense(matrix) => x.matmul(&matrix.t()?),
+        }
+    }
+
+    /// The rows with the numbers in `indices`, (n) to (n, inputs).
+    pub fn rows(&self, indices: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(matrix) => matrix.index_select(indices, 0),
+        }
+    }
+
+    /// The bytes that it takes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Dense(matrix) => (matrix.elem_count() * matrix.dtype().size_in_bytes()) as u64,
+        }
+    }
+}
+
+/// A projection: a matrix, and a bias where there is one.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// The matrix, (outputs, inputs).
+    pub weight: Weight,
+    /// The bias, (outputs).
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `x · Wᵀ + b`: (n, inputs) to (n, outputs).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let product = self.weight.forward(x)?;
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The program as a user meets it: commands, JSON, streams, exit codes, bad input.
+
+#![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+
+#[path = "command_line/bad_input.rs"]
+mod bad_input;
+#[path = "command_line/generate.rs"]
+mod generate;
+#[path = "command_line/infer.rs"]
+mod infer;
+#[path = "command_line/logits.rs"]
+mod logits;
+#[path = "command_line/score.rs"]
+mod score;
+#[path = "command_line/streams.rs"]
+mod streams;

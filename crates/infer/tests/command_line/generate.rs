@@ -1,0 +1,162 @@
+//! `infer generate`.
+
+use serde_json::{Value, json};
+use testkit::{Family, TinyModel};
+
+use crate::infer::{Said, data, infer, tiny};
+
+#[track_caller]
+fn generate(args: &[&str]) -> Said {
+    infer(&[&["generate", &tiny()], args].concat()).done()
+}
+
+#[test]
+fn greedy_text_is_that_of_transformers() {
+    let Some(path) = data("tiny-mistral-32l.reference.json") else { return };
+    let reference: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for prompt in reference["prompts"].as_array().unwrap() {
+        let text = prompt["text"].as_str().unwrap();
+        let n = prompt["greedy_ids"].as_array().unwrap().len().to_string();
+        let said = generate(&[text, "--max-new-tokens", &n, "--json"]);
+        let object = said.json();
+        assert_eq!(object["ids"], prompt["greedy_ids"], "{text}");
+        assert_eq!(object["text"], prompt["greedy_text"], "{text}");
+        assert_eq!(object["prompt_tokens"], prompt["ids"].as_array().unwrap().len());
+        for key in ["prefill_tokens_per_second", "decode_tokens_per_second"] {
+            assert!(object[key].as_f64().unwrap() > 0.0, "{object}");
+        }
+    }
+}
+
+#[test]
+fn what_is_streamed_is_the_text() {
+    for more in [vec![], vec!["--stop", " unto me"], vec!["--temperature", "1.5", "--seed", "5"]] {
+        let args = [vec!["In the beginning", "--max-new-tokens", "30"], more].concat();
+        let streamed = generate(&args);
+        let object = generate(&[args, vec!["--json"]].concat()).json();
+        assert_eq!(streamed.stdout, format!("{}\n", object["text"].as_str().unwrap()));
+        assert!(streamed.stderr.contains("first token"), "{}", streamed.stderr);
+    }
+}
+
+#[test]
+fn a_sequence_ends_where_it_should() {
+    let object = |args: &[&str]| generate(&[args, &["--json"]].concat()).json();
+    let length = object(&["In the beginning", "--max-new-tokens", "3"]);
+    assert_eq!((&length["ids"], &length["stop"]), (&json!([393, 384, 683]), &json!("length")));
+    // Six tokens of the prompt are counted here.
+    let all = object(&["In the beginning", "--max-length", "8"]);
+    assert_eq!((&all["ids"], &all["stop"]), (&json!([393, 384]), &json!("length")));
+    let both = object(&["In the beginning", "--max-length", "8", "--max-new-tokens", "3"]);
+    assert_eq!(both["ids"], length["ids"]);
+    let stopped = object(&["In the beginning", "--stop", "LORD. A", "--stop", "nowhere"]);
+    assert_eq!((&stopped["text"], &stopped["stop"]), (&json!("of the "), &json!("stop_string")));
+    let eos = object(&["In the beginning", "--logit-bias", "2=100"]);
+    assert_eq!((&eos["ids"], &eos["text"], &eos["stop"]), (&json!([2]), &json!(""), &json!("eos")));
+    assert_eq!(object(&["In", "--max-new-tokens", "0"])["ids"], json!([]));
+}
+
+#[test]
+fn a_full_context_ends_a_sequence_and_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let extra_config = vec![("max_position_embeddings", 8.into()), ("eos_token_id", 39.into())];
+    TinyModel { extra_config, ..TinyModel::of(Family::Llama) }.write(dir.path());
+    std::fs::remove_file(dir.path().join("generation_config.json")).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let args = ["generate", model, "--ids", "3,4,5", "--logit-bias", "39=-1000", "--json"];
+    let said = infer(&args).done();
+    let object = said.json();
+    assert_eq!((object["ids"].as_array().unwrap().len(), &object["stop"]), (5, &json!("length")));
+    assert!(said.stderr.contains("the context is full: the model has 8 positions"), "{said:?}");
+    let said = infer(&["generate", model, "--ids", "3,4,5,6,7,8,9,10", "--json"]).done();
+    assert_eq!(said.json()["ids"], json!([]));
+}
+
+#[test]
+fn a_seed_gives_the_same_tokens_alone_and_beside_others() {
+    let draw = |more: &[&str]| {
+        let args = ["In the", "--temperature", "1.3", "--max-new-tokens", "25", "--json"];
+        generate(&[&args, more].concat()).json()
+    };
+    let alone = draw(&["--seed", "7"]);
+    assert_eq!(draw(&["--seed", "7"])["ids"], alone["ids"]);
+    assert_ne!(draw(&["--seed", "8"])["ids"], alone["ids"]);
+    let four = draw(&["--seed", "7", "--num", "4"]);
+    let sequences = four["sequences"].as_array().unwrap();
+    assert_eq!(sequences.len(), 4);
+    assert_eq!(sequences[0]["ids"], alone["ids"]);
+    assert_eq!(four["ids"], alone["ids"]);
+    let two = draw(&["--seed", "7", "--num", "2"]);
+    assert_eq!(two["sequences"][1], sequences[1]);
+    assert_ne!(sequences[1]["ids"], sequences[0]["ids"]);
+    let ten = draw(&["--seed", "7", "--num", "10"]);
+    assert_eq!(ten["sequences"].as_array().unwrap()[..4], sequences[..]);
+    // Without a seed it is another text each time, and the seed is told.
+    let any = draw(&[]);
+    let again = draw(&["--seed", &any["seed"].to_string()]);
+    assert_eq!(again["ids"], any["ids"]);
+}
+
+#[test]
+fn the_models_defaults_hold_where_no_flag_says_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(tiny()).unwrap() {
+        let path = entry.unwrap().path();
+        std::os::unix::fs::symlink(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let file = dir.path().join("generation_config.json");
+    std::fs::remove_file(&file).unwrap();
+    let defaults = json!({ "do_sample": true, "temperature": 0.9, "top_p": 0.8,
+        "eos_token_id": [2, 384], "max_new_tokens": 12 });
+    std::fs::write(&file, defaults.to_string()).unwrap();
+    let object = |args: &[&str]| {
+        let model = dir.path().to_str().unwrap();
+        infer(&[&["generate", model, "In the", "--json"], args].concat()).done().json()
+    };
+    // Token 384 is " the".
+    let greedy = object(&["--temperature", "0"]);
+    assert_eq!(greedy["ids"].as_array().unwrap().last(), Some(&json!(384)));
+    assert_eq!(greedy["stop"], "eos");
+    let bias = ["--logit-bias", "384=-100", "--logit-bias", "2=-100"];
+    let drawn = object(&[&bias[..], &["--seed", "3"]].concat());
+    assert_eq!(drawn["ids"].as_array().unwrap().len(), 12);
+    let said = ["--temperature", "0.9", "--top-p", "0.8", "--top-k", "50", "--seed", "3"];
+    assert_eq!(object(&[&bias[..], &said].concat())["ids"], drawn["ids"]);
+    assert_ne!(object(&bias)["ids"], drawn["ids"]);
+}
+
+#[test]
+fn log_probabilities_are_the_models_own() {
+    let args = ["In the beginning", "--max-new-tokens", "2", "--top-logprobs", "3"];
+    let object = generate(&[&args[..], &["--json"]].concat()).json();
+    let steps = object["logprobs"].as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    // 0.91433 is the probability that `logits` shows.
+    let logprob = steps[0]["logprob"].as_f64().unwrap();
+    assert!((logprob.exp() - 0.91433).abs() < 1e-4, "{object}");
+    assert_eq!(steps[0]["top"][0], json!([393, logprob]));
+    assert_eq!(steps[0]["top"].as_array().unwrap().len(), 3);
+    let lines = generate(&args).stdout;
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    // Neither bias nor temperature touches them.
+    let biased = [&args[..], &["--logit-bias", "412=50", "--temperature", "2", "--json"]].concat();
+    let object = generate(&biased).json();
+    assert_eq!(
+        (&object["ids"][0], &object["logprobs"][0]["top"][0]),
+        (&json!(412), &json!([393, logprob]))
+    );
+}
+
+#[test]
+fn a_model_without_a_tokenizer_takes_and_gives_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    TinyModel { side_files: false, ..TinyModel::of(Family::Qwen3) }.write(dir.path());
+    let model = dir.path().to_str().unwrap();
+    let args = ["generate", model, "--ids", "3,4", "--max-new-tokens", "3"];
+    let said = infer(&args).done();
+    let object = infer(&[&args[..], &["--json"]].concat()).done().json();
+    let ids: Vec<String> =
+        object["ids"].as_array().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(said.stdout.split_whitespace().collect::<Vec<_>>(), ids);
+    assert_eq!(object["text"], "");
+}

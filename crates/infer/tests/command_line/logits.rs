@@ -1,0 +1,65 @@
+//! `infer logits` and `infer tokens`.
+
+use serde_json::{Value, json};
+
+use crate::infer::{data, infer, infer_with_stdin, tiny};
+
+#[test]
+fn the_best_tokens_are_those_of_transformers() {
+    let Some(path) = data("tiny-mistral-32l.reference.json") else { return };
+    let reference: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for prompt in reference["prompts"].as_array().unwrap() {
+        let text = prompt["text"].as_str().unwrap();
+        let said = infer(&["logits", &tiny(), text, "--top", "10", "--json"]).done();
+        let top = &said.json()["top"];
+        let expected = prompt["last_logits_top10"].as_array().unwrap();
+        assert_eq!(top.as_array().unwrap().len(), 10);
+        for (i, expected) in expected.iter().enumerate() {
+            assert_eq!(top[i][0], expected[0], "{text}");
+            let difference = top[i][1].as_f64().unwrap() - expected[1].as_f64().unwrap();
+            assert!(difference.abs() <= 1e-3, "{text}: {difference}");
+        }
+        let tokens = infer(&["tokens", &tiny(), text, "--json"]).done().json();
+        assert_eq!(tokens["ids"], prompt["ids"], "{text}");
+    }
+}
+
+#[test]
+fn a_prompt_comes_as_an_argument_as_ids_from_a_file_or_from_stdin() {
+    let expected = infer(&["logits", &tiny(), "In the beginning", "--json"]).done().stdout;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ids.txt");
+    std::fs::write(&file, "[1, 1035, 384,\n 446, 1565, 1270]\n").unwrap();
+    let at = format!("@{}", file.display());
+    for ids in ["1,1035,384,446,1565,1270", &at] {
+        assert_eq!(infer(&["logits", &tiny(), "--ids", ids, "--json"]).done().stdout, expected);
+    }
+    let said = infer_with_stdin(&["logits", &tiny(), "--json"], "In the beginning\n");
+    assert_eq!(said.done().stdout, expected);
+}
+
+#[test]
+fn people_get_lines() {
+    let said = infer(&["logits", &tiny(), "In the beginning", "--top", "2"]).done();
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("    393   13.339") && lines[0].ends_with("▁of"), "{lines:?}");
+    let said = infer(&["tokens", &tiny(), "In\né"]).done();
+    assert_eq!(
+        said.stdout,
+        "      1  <s>\n   1035  ▁In\n    259  \\n\n    198  <0xC3>\n    172  <0xA9>\n"
+    );
+    let said = infer(&["tokens", &tiny(), "--ids", "1,2,2047", "--json"]).done();
+    assert_eq!(
+        said.json()["pieces"].as_array().unwrap()[..2],
+        json!(["<s>", "</s>"]).as_array().unwrap()[..]
+    );
+}
+
+#[test]
+fn a_tiny_model_answers_at_once() {
+    let begin = std::time::Instant::now();
+    infer(&["logits", &tiny(), "In the beginning"]).done();
+    // 0.04 s on a machine at rest; this is for one that builds and tests beside it.
+    assert!(begin.elapsed().as_secs_f64() < 3.0);
+}

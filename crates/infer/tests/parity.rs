@@ -1,0 +1,15 @@
+//! The decoder beside transformers' numbers, in f32 on the CPU, and beside itself.
+
+#![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+
+#[path = "parity/families.rs"]
+mod families;
+#[path = "parity/invariances.rs"]
+mod invariances;
+#[path = "parity/references.rs"]
+mod references;
+#[path = "parity/smollm2.rs"]
+mod smollm2;
+#[path = "parity/tiny_mistral.rs"]
+mod tiny_mistral;

@@ -1,0 +1,154 @@
+//! The same tokens give the same logits, however they are handed over.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use infer::{Model, Sequence};
+use serde_json::json;
+use testkit::{Family, TinyModel};
+
+use crate::references::{ROOT, all_logits, load, row};
+
+/// Tiny models of all families, with windows that the sequences outgrow; and the trained one.
+fn models() -> Vec<(String, Model)> {
+    let mut models = Vec::new();
+    for family in [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3] {
+        let extra_config = match family {
+            Family::Mistral => vec![("sliding_window", 7.into())],
+            Family::Qwen2 | Family::Qwen3 => vec![
+                ("use_sliding_window", true.into()),
+                ("sliding_window", 7.into()),
+                ("max_window_layers", 2.into()),
+                ("layer_types", json!(null)),
+            ],
+            _ => Vec::new(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        TinyModel { extra_config, ..TinyModel::of(family) }.write(dir.path());
+        models.push((format!("{family:?}"), load(dir.path())));
+    }
+    let trained = Path::new(ROOT).join("examples/tiny-mistral-32l");
+    models.push(("tiny-mistral-32l".to_owned(), load(&trained)));
+    models
+}
+
+fn tokens(n: usize, seed: usize) -> Vec<u32> {
+    (0..n).map(|i| ((7 * i * i + 3 * i + seed) % 40) as u32).collect()
+}
+
+#[track_caller]
+fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    for i in 0..found.dims()[0] {
+        let pairs = row(found, i).into_iter().zip(row(expected, i));
+        let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(difference < 1e-4, "{what}: row {i} differs by {difference}");
+    }
+}
+
+/// Runs `pieces` of a sequence one after the other, and returns the logits of all.
+fn in_pieces(model: &Model, tokens: &[u32], pieces: &[usize]) -> Tensor {
+    // Room for one only: the cache grows on the way.
+    let mut cache = model.cache(1).unwrap();
+    let mut logits = Vec::new();
+    let mut first = 0;
+    for &n in pieces {
+        let hidden = model.forward(&tokens[first..first + n], &mut cache).unwrap();
+        logits.push(model.logits(&hidden).unwrap());
+        first += n;
+    }
+    assert_eq!(cache.len(), first);
+    Tensor::cat(&logits, 0).unwrap()
+}
+
+#[test]
+fn with_and_without_a_cache() {
+    for (name, model) in models() {
+        let tokens = tokens(40, 1);
+        let whole = all_logits(&model, &tokens);
+        assert_close(&in_pieces(&model, &tokens, &[1; 40]), &whole, &name);
+    }
+}
+
+#[test]
+fn in_pieces_and_at_once() {
+    for (name, model) in models() {
+        let tokens = tokens(600, 2);
+        let whole = all_logits(&model, &tokens);
+        for pieces in [vec![599, 1], vec![1, 599], vec![5, 2, 3, 290, 300], vec![100; 6]] {
+            let what = format!("{name} in {pieces:?}");
+            assert_close(&in_pieces(&model, &tokens, &pieces), &whole, &what);
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_unlike_lengths_and_singles() {
+    for (name, model) in models() {
+        let (a, b) = (tokens(30, 1), tokens(17, 5));
+        let mut caches = [model.cache(64).unwrap(), model.cache(64).unwrap()];
+        let [cache_a, cache_b] = &mut caches;
+        let mut rows = Vec::new();
+        // A first piece of both, then unlike pieces.
+        for (a, b) in [(&a[..12], &b[..16]), (&a[12..], &b[16..])] {
+            let hidden = model.forward_batch(&mut [
+                Sequence { tokens: a, cache: cache_a },
+                Sequence { tokens: b, cache: cache_b },
+            ]);
+            let logits = model.logits(&hidden.unwrap()).unwrap();
+            let of_a = logits.narrow(0, 0, a.len()).unwrap();
+            rows.push((of_a, logits.narrow(0, a.len(), b.len()).unwrap()));
+        }
+        let (of_a, of_b): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        let (of_a, of_b) = (Tensor::cat(&of_a, 0).unwrap(), Tensor::cat(&of_b, 0).unwrap());
+        assert_close(&of_a, &all_logits(&model, &a), &name);
+        assert_close(&of_b, &all_logits(&model, &b), &name);
+    }
+}
+
+#[test]
+fn a_rewound_cache_and_a_copy_go_on_as_if_nothing_had_been() {
+    for (name, model) in models() {
+        let (tokens, other) = (tokens(40, 1), tokens(40, 9));
+        let expected = all_logits(&model, &tokens).narrow(0, 20, 20).unwrap();
+        let mut cache = model.cache(4).unwrap();
+        model.forward(&tokens[..20], &mut cache).unwrap();
+        let mut copy = cache.fork().unwrap();
+        model.forward(&other, &mut cache).unwrap();
+        cache.truncate(20);
+        for cache in [&mut cache, &mut copy] {
+            assert_eq!(cache.len(), 20);
+            let hidden = model.forward(&tokens[20..], cache).unwrap();
+            assert_close(&model.logits(&hidden).unwrap(), &expected, &name);
+        }
+    }
+}
+
+#[test]
+fn stretches_of_layers_are_the_whole() {
+    for (name, model) in models() {
+        let tokens = tokens(20, 3);
+        let n = model.config().num_hidden_layers;
+        let mut cache = model.cache(20).unwrap();
+        let hidden = model.embed(&tokens).unwrap();
+        let hidden = model.forward_layers(0..1, hidden, &mut cache).unwrap();
+        let hidden = model.forward_layers(1..n, hidden, &mut cache).unwrap();
+        assert_close(&model.logits(&hidden).unwrap(), &all_logits(&model, &tokens), &name);
+    }
+}
+
+#[test]
+fn an_error_leaves_the_cache_as_it_was() {
+    let (_, model) = models().remove(0);
+    let mut cache = model.cache(8).unwrap();
+    model.forward(&tokens(8, 1), &mut cache).unwrap();
+    let too_many = model.config().max_position_embeddings;
+    let error = model.forward(&tokens(too_many, 1), &mut cache).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "1032 tokens are more than the 1024 positions that the model has"
+    );
+    let error = model.forward(&[40], &mut cache).unwrap_err();
+    assert_eq!(error.to_string(), "there is no token 40: the model has ids up to 39");
+    assert_eq!(cache.len(), 8);
+}
