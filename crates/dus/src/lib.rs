@@ -16,7 +16,8 @@
 //! - `disk`, [`new_file`]: files that are written
 //! - [`journal_head`], [`journal`], [`finished`]: what an interrupted build can be gone on with by
 //! - `conversion`, `tasks`, `batches`, [`movement`], `hidden`, [`output`]: where bytes are read and written
-//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push): the calls that users make
+//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push),
+//!   [`unbuilt`]: the calls that users make
 
 pub mod anatomy;
 pub mod arithmetic;
@@ -54,6 +55,7 @@ pub mod sources;
 pub mod splice;
 mod tasks;
 pub mod translation;
+pub mod unbuilt;
 pub mod verify;
 
 pub use error::{Error, Result};

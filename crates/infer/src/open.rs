@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use checkpoint::Checkpoint;
-use checkpoint::hub::{self, Hub, HubError, ModelId};
+use dus::blueprint::{Blueprint, LayoutKind};
+use dus::recipe::{Draft, Recipe, Source};
+use dus::sources::{self, Access};
+use dus::unbuilt::Unbuilt;
 use tempfile::TempDir;
 
 use crate::config::DecoderConfig;
-use crate::error::{Error, Result, one_line};
+use crate::error::{Error, Result};
 use crate::generation_config::GenerationConfig;
 use crate::model::Model;
 use crate::progress::{Unit, Watch};
 use crate::source::MappedWeights;
 use crate::tokenizer::Tokenizer;
+use crate::unbuilt::UnbuiltWeights;
 
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,123 +82,167 @@ pub enum Wanted {
     Outline,
 }
 
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    /// A folder, a hub id, or a recipe (`.toml`), which is run unbuilt.
+    pub model: String,
+    /// A layer plan to run the model through, in place of the recipe's if it is one.
+    pub layers: Option<String>,
+}
+
+impl Spec {
+    /// A model as it is, or a recipe.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        Self { model: model.to_owned(), layers: None }
+    }
+}
+
 /// A model whose files were read and checked; its weights were not.
 #[derive(Debug)]
 pub struct Opened {
-    /// Its files.
-    pub checkpoint: Arc<Checkpoint>,
     /// Its sizes and switches.
     pub config: DecoderConfig,
     /// What a user should hear.
     pub notes: Vec<String>,
-    /// A folder of headers, for as long as this is kept.
-    _outline: Option<TempDir>,
+    files: Files,
+}
+
+/// Where a model's tensors are.
+#[derive(Debug)]
+enum Files {
+    Built {
+        checkpoint: Arc<Checkpoint>,
+        /// A folder of headers, for as long as this is kept.
+        outline: Option<TempDir>,
+    },
+    Unbuilt(Arc<Unbuilt>),
+    /// A plan of which only headers are here.
+    Planned(Box<Blueprint>),
 }
 
 impl Opened {
     /// Finds the model that `spec` names, fetching what is `wanted` of it if need be, and reads its
-    /// config and headers. One of which only the outline is here cannot be loaded.
-    pub fn find(spec: &str, wanted: Wanted, watch: &Watch) -> Result<Self> {
-        let Found { path, notes, outline } = find(spec, wanted, watch)?;
-        let checkpoint = Checkpoint::open(&path)?;
+    /// config and headers.
+    pub fn find(spec: &Spec, wanted: Wanted, watch: &Watch) -> Result<Self> {
+        let access = match wanted {
+            Wanted::Weights => Access::Weights,
+            Wanted::Outline => Access::SideFiles,
+        };
+        match recipe(spec)? {
+            Some(recipe) => Self::unbuilt(recipe, access, watch),
+            None => Self::built(&here(&spec.model), access, watch),
+        }
+    }
+
+    fn built(source: &Source, access: Access, watch: &Watch) -> Result<Self> {
+        let found = with_dus_watch(watch, |watch| sources::find(source, access, watch))?;
+        let checkpoint = Checkpoint::open(&found.location.path)?;
         if checkpoint.gguf().is_some() {
+            let path = found.location.path;
             return Err(Error::NotYet { path, what: "a GGUF file" });
         }
         let config = DecoderConfig::read(checkpoint.config(), &checkpoint.config_path())?;
-        Ok(Self { checkpoint: Arc::new(checkpoint), config, notes, _outline: outline })
+        let notes = found.notice.into_iter().collect();
+        let checkpoint = Arc::new(checkpoint);
+        Ok(Self { config, notes, files: Files::Built { checkpoint, outline: found.outline } })
+    }
+
+    fn unbuilt(recipe: Recipe, access: Access, watch: &Watch) -> Result<Self> {
+        let blueprint = with_dus_watch(watch, |watch| {
+            Blueprint::with_access(recipe, LayoutKind::default(), None, access, watch)
+        })?;
+        let notes = blueprint.notes();
+        let donor = &blueprint.donor().checkpoint;
+        if donor.gguf().is_some() {
+            let path = donor.path().to_owned();
+            return Err(Error::NotYet { path, what: "a GGUF file" });
+        }
+        let config = DecoderConfig::read(&blueprint.config()?.config, &donor.config_path())?;
+        let files = if access == Access::Weights {
+            let unbuilt = with_dus_watch(watch, |watch| Unbuilt::new(blueprint, watch))?;
+            Files::Unbuilt(Arc::new(unbuilt))
+        } else {
+            Files::Planned(Box::new(blueprint))
+        };
+        Ok(Self { config, notes, files })
+    }
+
+    /// Whose tokenizer and settings of generation the model has: itself, or that of its embeddings.
+    fn donor(&self) -> &Checkpoint {
+        match &self.files {
+            Files::Built { checkpoint, .. } => checkpoint,
+            Files::Unbuilt(unbuilt) => &unbuilt.blueprint().donor().checkpoint,
+            Files::Planned(blueprint) => &blueprint.donor().checkpoint,
+        }
+    }
+
+    /// Where it lies; of a plan, the model that gives the embeddings.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.donor().path()
     }
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::open(self.checkpoint.folder(), self.config.vocab_size)
+        Tokenizer::open(self.donor().folder(), self.config.vocab_size)
     }
 
     /// What its files say of generation.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
-        let checkpoint = &self.checkpoint;
-        GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &checkpoint.config_path())
+        let donor = self.donor();
+        GenerationConfig::read(donor.folder(), donor.config(), &donor.config_path())
     }
 
-    /// Loads its weights.
+    /// Loads its weights, which must have been wanted.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
-        let checkpoint = Arc::clone(&self.checkpoint);
-        let source = MappedWeights::open(checkpoint, arithmetic.dtype(), &place.device()?)?;
-        Model::load(self.config.clone(), &source, watch)
-    }
-}
-
-/// A model that was found.
-struct Found {
-    path: PathBuf,
-    notes: Vec<String>,
-    outline: Option<TempDir>,
-}
-
-impl Found {
-    fn at(path: PathBuf) -> Self {
-        Self { path, notes: Vec::new(), outline: None }
-    }
-}
-
-fn find(spec: &str, wanted: Wanted, watch: &Watch) -> Result<Found> {
-    let path = Path::new(spec);
-    let is_recipe = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("toml"));
-    if is_recipe && path.is_file() {
-        return Err(Error::NotYet { path: path.to_owned(), what: "a recipe" });
-    }
-    let missing_in = match hub::locate(spec, Path::new("")) {
-        Ok(location) if location.hub.is_none() => return Ok(Found::at(location.path)),
-        // The cache may hold some of a model's files only; then the hub knows which there are.
-        Ok(location) if wanted == Wanted::Outline && Checkpoint::open(&location.path).is_ok() => {
-            return Ok(Found::at(location.path));
-        }
-        Ok(_) => None,
-        Err(checkpoint::Error::NotInCache { cache, .. }) => Some(cache),
-        Err(error) => return Err(error.into()),
-    };
-    let id = ModelId::parse(spec)?;
-    with_hub_watch(watch, |watch| ask(&id, wanted, watch)).map_err(|error| {
-        match (error, missing_in) {
-            (Error::Checkpoint(source), Some(cache)) => {
-                Error::NotOnHub { spec: spec.to_owned(), cache, source }
+        let (dtype, device, config) = (arithmetic.dtype(), place.device()?, self.config.clone());
+        match &self.files {
+            Files::Built { checkpoint, outline: None } => {
+                let source = MappedWeights::open(Arc::clone(checkpoint), dtype, &device)?;
+                Model::load(config, &source, watch)
             }
-            (error, _) => error,
+            Files::Unbuilt(unbuilt) => {
+                let source = UnbuiltWeights::open(Arc::clone(unbuilt), dtype, &device)?;
+                Model::load(config, &source, watch)
+            }
+            Files::Built { .. } | Files::Planned(_) => {
+                Err(Error::OutlineOnly { model: self.path().to_owned() })
+            }
         }
-    })
-}
-
-/// Asks the hub for a model.
-fn ask(id: &ModelId, wanted: Wanted, watch: hub::Watch) -> checkpoint::Result<Found> {
-    let hub = Hub::from_env()?;
-    if wanted == Wanted::Outline && !hub.settings().offline {
-        let revision = hub.resolve(id, watch)?;
-        let dir = tempfile::Builder::new().prefix("infer-").tempdir();
-        let path = std::env::temp_dir();
-        let dir =
-            dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
-        let location = hub.remote(revision).outline(dir.path(), true, watch)?;
-        return Ok(Found { outline: Some(dir), ..Found::at(location.path) });
     }
-    let found = hub.find(id, watch)?;
-    let notice = found.notice.map(|error| {
-        format!("the hub could not be asked ({}); the cache's copy is used", one_line(&error))
-    });
-    Ok(Found { notes: notice.into_iter().collect(), ..Found::at(found.location.path) })
 }
 
-/// Calls `f` with a watch that tells `watch` of the hub's progress.
-fn with_hub_watch<T>(
-    watch: &Watch,
-    f: impl FnOnce(hub::Watch) -> checkpoint::Result<T>,
-) -> Result<T> {
-    let progress = |progress| match progress {
-        hub::Progress::Begin { doing, bytes } => watch.begin(doing, bytes, Unit::Bytes),
-        hub::Progress::Done(bytes) => watch.done(bytes),
-        hub::Progress::Lost(_) | hub::Progress::Waiting(_) => {}
+/// The recipe that a model is run by, if it is one or a plan is given.
+fn recipe(spec: &Spec) -> Result<Option<Recipe>> {
+    let path = Path::new(&spec.model);
+    let is_recipe = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("toml"));
+    let draft = match (is_recipe && path.is_file(), &spec.layers) {
+        (false, None) => return Ok(None),
+        (true, _) => Draft::read(path)?,
+        (false, Some(_)) => Draft { base: Some(here(&spec.model)), ..Draft::default() },
     };
-    let asked = f(hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled });
-    asked.map_err(|error| match error {
-        checkpoint::Error::Hub(error) if matches!(*error, HubError::Cancelled) => Error::Cancelled,
-        error => error.into(),
-    })
+    let flags = Draft { layers: spec.layers.clone(), ..Draft::default() };
+    Ok(Some(draft.replaced_by(flags).finish()?))
+}
+
+/// A model that was named on the command line.
+fn here(model: &str) -> Source {
+    Source { spec: model.to_owned(), relative_to: PathBuf::new() }
+}
+
+/// Calls `f` with a watch that tells `watch` of what `dus` does.
+fn with_dus_watch<T>(
+    watch: &Watch,
+    f: impl FnOnce(&dus::progress::Watch) -> dus::Result<T>,
+) -> Result<T> {
+    use dus::progress::Progress;
+    let progress = |progress| match progress {
+        Progress::Begin { doing, bytes } => watch.begin(doing, bytes, Unit::Bytes),
+        Progress::Done(bytes) => watch.done(bytes),
+        Progress::Lost(_) | Progress::Waiting(_) | Progress::Syncing => {}
+    };
+    let called = f(&dus::progress::Watch { progress: &progress, is_cancelled: watch.is_cancelled });
+    called.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error.into() })
 }

@@ -222,8 +222,6 @@ fn models_and_devices_that_are_not_there() {
         .refused(&["--top-p is 2, expected from 0 to 1"]);
     infer(&["generate", &tiny(), "x", "--logit-bias", "2048=1"])
         .refused(&["there is no token 2048"]);
-    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/tiny-solar.toml");
-    infer(&["logits", recipe, "x"]).refused(&["is a recipe, which infer does not run yet"]);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tiny.gguf");
     TinyGguf::default().write(&file);
