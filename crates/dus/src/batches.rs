@@ -10,13 +10,15 @@ use std::ops::Range;
 
 use crate::conversion::BLOCK_BYTES;
 use crate::open_source::OpenSource;
-use crate::tasks::{Task, Work};
+use crate::tasks::Task;
 
-/// The length of what is fetched at once where bytes are copied.
-pub(crate) const FETCH_BYTES: u64 = 4 << 20;
+/// The length of what is fetched at once of files on the hub.
+pub(crate) fn fetch_bytes(converts: bool) -> u64 {
+    if converts { CONVERTED_FETCH_BYTES } else { 4 << 20 }
+}
 
-/// The same where some change: their results take memory, too.
-const CONVERTED_FETCH_BYTES: u64 = 2 << 20;
+/// The same where something changes or is measured: what is made of it takes memory, too.
+pub(crate) const CONVERTED_FETCH_BYTES: u64 = 2 << 20;
 
 /// Tasks in a row.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,10 +47,11 @@ impl Batch {
 
 /// Puts `tasks`, which are in the order of their bytes, into batches.
 ///
-/// Files on the hub of which `is_proved` says so are fetched from end to end, by tasks or not.
+/// Files on the hub are fetched by about `most` bytes; those of which `is_proved` says so from end to end, by tasks or not.
 pub(crate) fn batches(
     tasks: &[Task],
     sources: &[Vec<OpenSource>],
+    most: u64,
     is_proved: impl Fn(usize, usize) -> bool,
 ) -> Vec<Batch> {
     let mut batches = Vec::new();
@@ -65,7 +68,7 @@ pub(crate) fn batches(
             }
             OpenSource::OnHub(hub_file) => {
                 let length = is_proved(model, file).then_some(hub_file.bytes);
-                let windows = fetched(&tasks[range], length);
+                let windows = fetched(&tasks[range], most, length);
                 batches.extend(windows.into_iter().map(|(window, range)| Batch {
                     tasks: first + window.start..first + window.end,
                     fetch: Some(Fetch { model, file, range }),
@@ -78,9 +81,7 @@ pub(crate) fn batches(
 }
 
 /// Cuts the tasks of a file into windows; with its length, what no task needs is fetched, too.
-fn fetched(tasks: &[Task], length: Option<u64>) -> Vec<(Range<usize>, Range<u64>)> {
-    let converts = tasks.iter().any(|task| matches!(task.work, Work::Convert(_)));
-    let most = if converts { CONVERTED_FETCH_BYTES } else { FETCH_BYTES };
+fn fetched(tasks: &[Task], most: u64, length: Option<u64>) -> Vec<(Range<usize>, Range<u64>)> {
     let mut windows = Vec::new();
     let (mut t, mut begin) = (0, 0);
     while t < tasks.len() {
@@ -119,6 +120,7 @@ fn fetched(tasks: &[Task], length: Option<u64>) -> Vec<(Range<usize>, Range<u64>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::Work;
 
     const MIB: u64 = 1 << 20;
 
@@ -135,19 +137,19 @@ mod tests {
         let tasks =
             [copy(100..MIB), copy(MIB..2 * MIB), copy(3 * MIB..4 * MIB), copy(4 * MIB..6 * MIB)];
         let expected = [(0..3, 100..4 * MIB), (3..4, 4 * MIB..6 * MIB)];
-        assert_eq!(fetched(&tasks, None), expected);
+        assert_eq!(fetched(&tasks, 4 * MIB, None), expected);
     }
 
     #[test]
     fn what_is_cut_in_two_ways_shares_a_window() {
         let tasks = [copy(0..2 * MIB), block(MIB + 5..2 * MIB + 5), block(2 * MIB + 5..3 * MIB)];
         let expected = [(0..2, 0..2 * MIB + 5), (2..3, 2 * MIB + 5..3 * MIB)];
-        assert_eq!(fetched(&tasks, None), expected);
+        assert_eq!(fetched(&tasks, 2 * MIB, None), expected);
     }
 
     #[track_caller]
     fn check_whole(tasks: &[Task], length: u64, most: u64) {
-        let windows = fetched(tasks, Some(length));
+        let windows = fetched(tasks, most, Some(length));
         let (mut begin, mut t) = (0, 0);
         for (window, range) in windows {
             assert!(range.start <= begin && window.start == t);
@@ -161,14 +163,14 @@ mod tests {
 
     #[test]
     fn a_whole_file_is_covered_without_gap() {
-        check_whole(&[], 9 * MIB + 1, FETCH_BYTES);
+        check_whole(&[], 9 * MIB + 1, 4 * MIB);
         let copies = [
             copy(100..MIB),
             copy(20 * MIB + 7..24 * MIB),
             copy(24 * MIB..25 * MIB),
             copy(31 * MIB..32 * MIB),
         ];
-        check_whole(&copies, 33 * MIB + 1, FETCH_BYTES);
+        check_whole(&copies, 33 * MIB + 1, 4 * MIB);
         let mixed = [
             block(100..MIB + 100),
             copy(20 * MIB + 7..22 * MIB),
@@ -177,6 +179,6 @@ mod tests {
             copy(22 * MIB..24 * MIB),
             block(22 * MIB + 7..23 * MIB + 7),
         ];
-        check_whole(&mixed, 33 * MIB + 1, CONVERTED_FETCH_BYTES);
+        check_whole(&mixed, 33 * MIB + 1, 2 * MIB);
     }
 }

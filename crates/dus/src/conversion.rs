@@ -9,7 +9,7 @@ use checkpoint::{Dtype, Tensor};
 use rayon::prelude::*;
 
 use crate::arithmetic::{CastReport, Noise, Transform, sum_of_squares};
-use crate::batches::FETCH_BYTES;
+use crate::batches::CONVERTED_FETCH_BYTES;
 use crate::error::{Error, Result};
 use crate::open_source::{MAX_FETCHING_WORKERS, OpenSource};
 use crate::progress::{Progress, Watch};
@@ -198,7 +198,7 @@ fn root_mean_square(
     let whole = Transform::cast(tensor.encoding, Dtype::F32.into()).map_err(unsupported)?;
     let block_bytes = whole.block_bytes(BLOCK_BYTES);
     let mut checksum = file.on_hub().map(|_| crc32fast::Hasher::new());
-    let blocks_at_once = if checksum.is_some() { FETCH_BYTES / BLOCK_BYTES } else { 1 };
+    let blocks_at_once = if checksum.is_some() { CONVERTED_FETCH_BYTES / BLOCK_BYTES } else { 1 };
     let mut sum = 0.0;
     let mut begin = tensor.range.start;
     let mut buffer = Vec::new();

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 mod work;
 
 use crate::arithmetic::CastReport;
-use crate::batches::{Batch, FETCH_BYTES, batches};
+use crate::batches::{Batch, batches, fetch_bytes};
 use crate::conversion;
 use crate::disk;
 use crate::error::{Error, Result};
@@ -109,18 +109,19 @@ pub fn fill(
     }
     let blocks = blocks(&conversions, models, finished);
     let kept = unshared - bytes(&left) + blocks.kept;
+    let fetch_bytes = fetch_bytes(!blocks.tasks.is_empty());
     let is_on_hub = |model: usize, file: usize| files.sources[model][file].on_hub().is_some();
     let mut tasks = windows(
         left,
         |model, file| {
-            if is_on_hub(model, file) { FETCH_BYTES } else { WINDOW_BYTES }
+            if is_on_hub(model, file) { fetch_bytes } else { WINDOW_BYTES }
         },
     );
     tasks.extend(blocks.tasks);
     tasks.sort_by_key(|task| (task.model, task.file, task.source.start));
     let used = tasks.iter().map(|task| (task.model, task.file));
     let proofs = Proofs::new(files.sources, used, kept_moves, &blocks.kept_of, &mut measured)?;
-    let batches = batches(&tasks, files.sources, |m, f| proofs.of(m, f).is_some());
+    let batches = batches(&tasks, files.sources, fetch_bytes, |m, f| proofs.of(m, f).is_some());
     // What goes through a hash only is none of the new model's bytes, but takes as long.
     let hashed_only: u64 = batches.iter().map(Batch::hashed_only).sum();
     let bytes = splice.bytes() + hashed_only;

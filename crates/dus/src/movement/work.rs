@@ -62,10 +62,14 @@ impl Filling<'_> {
         let failed = AtomicBool::new(false);
         let outcome: Mutex<Result<CastReport>> = Mutex::new(Ok(CastReport::default()));
         let num_workers = self.num_workers(tasks).min(batches.len());
+        let fetches = batches.iter().filter_map(|batch| batch.fetch.as_ref());
+        let longest = fetches.map(|fetch| fetch.range.end - fetch.range.start).max().unwrap_or(0);
 
         let worker = || {
             let _alarm = Alarm(&failed);
-            let mut buffers = Buffers::default();
+            // What grows later leaves holes that stay with the process.
+            let fetched = Vec::with_capacity(longest as usize);
+            let mut buffers = Buffers { fetched, ..Buffers::default() };
             let mut report = CastReport::default();
             let result = loop {
                 let b = next.fetch_add(1, Ordering::Relaxed);
