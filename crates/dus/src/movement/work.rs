@@ -62,8 +62,8 @@ impl Filling<'_> {
         let failed = AtomicBool::new(false);
         let outcome: Mutex<Result<CastReport>> = Mutex::new(Ok(CastReport::default()));
         let num_workers = self.num_workers(tasks).min(batches.len());
-        let fetches = batches.iter().filter_map(|batch| batch.fetch.as_ref());
-        let longest = fetches.map(|fetch| fetch.range.end - fetch.range.start).max().unwrap_or(0);
+        let of_hub = batches.iter().filter_map(|batch| batch.fetch.as_ref());
+        let longest = of_hub.map(|fetch| fetch.range.end - fetch.range.start).max().unwrap_or(0);
 
         let worker = || {
             let _alarm = Alarm(&failed);

@@ -20,7 +20,7 @@ fn a_model_here_is_joined_with_one_on_the_hub() {
     let place = Place::new();
     let here = place.base.path().to_str().unwrap();
     let recipe =
-        format!("layers = \"x:0..3 + e:1..4\"\n[models]\nx = \"{here}\"\ne = \"{REPO}\"\n");
+        format!("layers = \"a:0..3 + x:1..4\"\n[models]\na = \"{REPO}\"\nx = \"{here}\"\n");
     fs::write(place.dir.path().join("r.toml"), recipe).unwrap();
     let args = ["build", "r.toml", "--no-cache", "-o", "out"];
     run(place.dus(), &args).done();
