@@ -11,6 +11,8 @@ mod damage;
 mod dus;
 #[path = "streamed/here_and_there.rs"]
 mod here_and_there;
+#[path = "movement/image.rs"]
+mod image;
 #[path = "streamed/resume.rs"]
 mod resume;
 
