@@ -195,9 +195,9 @@ fn is_whole(id: &ModelId, dir: &Path) -> bool {
 ///
 /// No listing says so where the hub is not asked. Python's `AutoModel` alone leaves a snapshot without.
 fn has_tokenizer(dir: &Path) -> bool {
-    let Ok(mut entries) = dir.read_dir() else { return false };
-    entries.any(|entry| {
-        entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("tokenizer"))
+    let Ok(entries) = dir.read_dir() else { return false };
+    entries.flatten().any(|entry| {
+        entry.file_name().to_string_lossy().starts_with("tokenizer") && entry.path().exists()
     })
 }
 
