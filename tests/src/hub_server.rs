@@ -31,6 +31,10 @@ pub enum Fault {
     OtherTag,
     /// The bytes are wrong, and as many as they should be.
     WrongBytes,
+    /// The last byte is wrong.
+    WrongEnd,
+    /// A text of the bytes is another one of the same length, wherever it stands.
+    OtherText(&'static str, &'static str),
     /// The end is missing, and `Content-Length` says so.
     Shorter(usize),
     /// `Content-Length` counts so many bytes that never come.
@@ -176,6 +180,8 @@ impl HubServer {
     }
 
     /// The next `times` requests to `host` whose path contains `part_of_target` meet with `fault`.
+    ///
+    /// Behind a space may stand the beginning of a range, as in `model bytes=0-`.
     pub fn fail(&self, host: Host, part_of_target: &str, times: usize, fault: Fault) {
         self.fail_later(host, part_of_target, 0, times, fault);
     }
@@ -300,6 +306,16 @@ impl State {
             Some(Fault::Stall(after)) => answer.stall_after = Some(after),
             Some(Fault::Slow(pause)) => answer.pause = Some(pause),
             Some(Fault::WrongBytes) => answer.body.iter_mut().for_each(|byte| *byte ^= 1),
+            Some(Fault::WrongEnd) => answer.body.iter_mut().rev().take(1).for_each(|b| *b ^= 1),
+            Some(Fault::OtherText(from, to)) => {
+                assert_eq!(from.len(), to.len(), "the length stays");
+                let places = 0..answer.body.len().saturating_sub(from.len());
+                for at in places {
+                    if answer.body[at..].starts_with(from.as_bytes()) {
+                        answer.body[at..at + to.len()].copy_from_slice(to.as_bytes());
+                    }
+                }
+            }
             Some(Fault::Shorter(by)) => answer.body.truncate(answer.body.len().saturating_sub(by)),
             Some(Fault::Longer(by)) => answer.content_length = Some(answer.body.len() + by),
             Some(Fault::OtherTag) => {
@@ -324,7 +340,10 @@ impl State {
     fn next_fault(&self, host: Host, request: &Request) -> Option<Fault> {
         let mut rules = lock(&self.faults);
         let rule = rules.iter_mut().find(|rule| {
-            rule.times > 0 && rule.host == host && request.target.contains(&rule.part_of_target)
+            let (target, range) =
+                rule.part_of_target.split_once(' ').unwrap_or((&rule.part_of_target, ""));
+            let of_range = request.header("range").unwrap_or_default().starts_with(range);
+            rule.times > 0 && rule.host == host && request.target.contains(target) && of_range
         })?;
         if rule.spared > 0 {
             rule.spared -= 1;

@@ -2,23 +2,23 @@
 //!
 //! A file that is here is read task by task. A request to the hub takes longer than most tasks, so
 //! there all tasks of a window share one, and each byte comes over the network once, however many
-//! copies of it there will be. Where nothing of a file was fetched before, the windows cover it from
-//! end to end and its hash is made on the way: that is the only proof that it is the hub's file.
+//! copies of it there will be. (Windows overlap, by less than a block, where a tensor changes for one
+//! new layer and stays for another: it is cut in two ways.) Windows of a file that is to be proved by
+//! its hash cover it from end to end.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use checkpoint::hub::FileHash;
-
-use crate::error::Result;
-use crate::open_source::{HubFile, OpenSource};
-use crate::progress::Watch;
+use crate::conversion::BLOCK_BYTES;
+use crate::open_source::OpenSource;
 use crate::tasks::Task;
 
-/// The length of what is fetched at once.
-pub(crate) const FETCH_BYTES: u64 = 4 << 20;
+/// The length of what is fetched at once of files on the hub.
+pub(crate) fn fetch_bytes(converts: bool) -> u64 {
+    if converts { CONVERTED_FETCH_BYTES } else { 4 << 20 }
+}
+
+/// The same where something changes or is measured: what is made of it takes memory, too.
+pub(crate) const CONVERTED_FETCH_BYTES: u64 = 2 << 20;
 
 /// Tasks in a row.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,14 +37,28 @@ pub(crate) struct Fetch {
     pub(crate) range: Range<u64>,
 }
 
+impl Batch {
+    /// The bytes that are fetched for a hash only.
+    pub(crate) fn hashed_only(&self) -> u64 {
+        let fetch = self.fetch.as_ref().filter(|_| self.tasks.is_empty());
+        fetch.map_or(0, |fetch| fetch.range.end - fetch.range.start)
+    }
+}
+
 /// Puts `tasks`, which are in the order of their bytes, into batches.
 ///
-/// With `whole`, files on the hub are fetched from end to end.
-pub(crate) fn batches(tasks: &[Task], sources: &[Vec<OpenSource>], whole: bool) -> Vec<Batch> {
+/// Files on the hub are fetched by about `most` bytes; those of which `is_proved` says so from end to end, by tasks or not.
+pub(crate) fn batches(
+    tasks: &[Task],
+    sources: &[Vec<OpenSource>],
+    most: u64,
+    is_proved: impl Fn(usize, usize) -> bool,
+) -> Vec<Batch> {
     let mut batches = Vec::new();
     let mut first = 0;
-    while first < tasks.len() {
-        let Task { model, file, .. } = tasks[first];
+    let files =
+        sources.iter().enumerate().flat_map(|(m, files)| (0..files.len()).map(move |f| (m, f)));
+    for (model, file) in files {
         let of_file = tasks[first..].iter();
         let num = of_file.take_while(|task| (task.model, task.file) == (model, file)).count();
         let range = first..first + num;
@@ -53,7 +67,8 @@ pub(crate) fn batches(tasks: &[Task], sources: &[Vec<OpenSource>], whole: bool) 
                 batches.extend(range.map(|t| Batch { tasks: t..t + 1, fetch: None }));
             }
             OpenSource::OnHub(hub_file) => {
-                let windows = fetched(&tasks[range], whole.then_some(hub_file.bytes));
+                let length = is_proved(model, file).then_some(hub_file.bytes);
+                let windows = fetched(&tasks[range], most, length);
                 batches.extend(windows.into_iter().map(|(window, range)| Batch {
                     tasks: first + window.start..first + window.end,
                     fetch: Some(Fetch { model, file, range }),
@@ -66,93 +81,40 @@ pub(crate) fn batches(tasks: &[Task], sources: &[Vec<OpenSource>], whole: bool) 
 }
 
 /// Cuts the tasks of a file into windows; with its length, what no task needs is fetched, too.
-fn fetched(tasks: &[Task], length: Option<u64>) -> Vec<(Range<usize>, Range<u64>)> {
+fn fetched(tasks: &[Task], most: u64, length: Option<u64>) -> Vec<(Range<usize>, Range<u64>)> {
     let mut windows = Vec::new();
-    let mut begin = 0;
-    let fill = |windows: &mut Vec<_>, t: usize, mut begin: u64, end: u64| {
-        while begin < end {
-            let stop = end.min(begin + FETCH_BYTES);
-            windows.push((t..t, begin..stop));
-            begin = stop;
-        }
-    };
-    let mut t = 0;
+    let (mut t, mut begin) = (0, 0);
     while t < tasks.len() {
-        let window = tasks[t].source.start / FETCH_BYTES;
-        let is_in = |task: &&Task| task.source.start / FETCH_BYTES == window;
-        let num = tasks[t..].iter().take_while(is_in).count();
-        let mut start = tasks[t].source.start;
-        let end = tasks[t..t + num].iter().map(|task| task.source.end).max().unwrap_or(start);
-        if length.is_some() {
-            // A short gap comes with what follows it, a long one in windows of its own.
-            if start.saturating_sub(begin) > FETCH_BYTES {
-                fill(&mut windows, t, begin, start);
-            } else {
-                start = start.min(begin);
+        let Range { mut start, mut end } = tasks[t].source;
+        if length.is_some() && begin < start {
+            // Of what no task needs, the end comes with what follows it, if there is room.
+            while begin + most < start || (begin < start && begin + most < end) {
+                let stop = start.min(begin + most);
+                windows.push((t..t, begin..stop));
+                begin = stop;
             }
+            start = begin;
         }
-        windows.push((t..t + num, start..end));
+        let first = t;
+        t += 1;
+        while let Some(Task { source, .. }) = tasks.get(t) {
+            // What overlaps would be fetched twice.
+            let most = if source.start < end { most + BLOCK_BYTES } else { most };
+            if source.end.max(end) - start > most {
+                break;
+            }
+            end = end.max(source.end);
+            t += 1;
+        }
+        windows.push((first..t, start..end));
         begin = begin.max(end);
-        t += num;
     }
-    if let Some(length) = length {
-        fill(&mut windows, tasks.len(), begin, length);
+    while let Some(length) = length.filter(|length| begin < *length) {
+        let stop = length.min(begin + most);
+        windows.push((t..t, begin..stop));
+        begin = stop;
     }
     windows
-}
-
-/// The hash of a file whose bytes come in from several workers.
-#[derive(Debug)]
-pub(crate) struct InOrder {
-    /// How far the hash is, and the hash.
-    state: Mutex<(u64, FileHash)>,
-    moved: Condvar,
-}
-
-impl InOrder {
-    /// Begins the hash of `file`.
-    pub(crate) fn new(file: &HubFile) -> Result<Self> {
-        Ok(Self { state: Mutex::new((0, file.hash()?)), moved: Condvar::new() })
-    }
-
-    /// Takes in the bytes of `range` when all before it have been; gives up if another worker failed.
-    ///
-    /// Its beginning may have been in an earlier range: a tensor that changes for one new layer and
-    /// stays for another is cut in two ways.
-    pub(crate) fn update(
-        &self,
-        range: &Range<u64>,
-        bytes: &[u8],
-        failed: &AtomicBool,
-        watch: &Watch,
-    ) -> Result<()> {
-        let mut state = self.lock();
-        while state.0 < range.start {
-            watch.check()?;
-            if failed.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let waited = self.moved.wait_timeout(state, Duration::from_millis(50));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let known = (state.0 - range.start) as usize;
-        if let Some(new) = bytes.get(known..) {
-            state.1.update(new);
-            state.0 = range.end;
-        }
-        self.moved.notify_all();
-        Ok(())
-    }
-
-    /// Checks, when all bytes are in, that they are the file that the hub lists.
-    pub(crate) fn check(self) -> Result<()> {
-        let (_, hash) = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(hash.check()?)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (u64, FileHash)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]
@@ -162,35 +124,61 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn task(source: Range<u64>) -> Task {
+    fn copy(source: Range<u64>) -> Task {
         Task { model: 0, file: 0, source, work: Work::Copy(Vec::new()) }
     }
 
+    fn block(source: Range<u64>) -> Task {
+        Task { work: Work::Convert(0), ..copy(source) }
+    }
+
     #[test]
-    fn windows_hold_all_tasks_that_begin_in_them() {
+    fn windows_are_as_long_as_may_be() {
         let tasks =
-            [task(100..MIB), task(MIB..2 * MIB), task(3 * MIB..5 * MIB), task(5 * MIB..6 * MIB)];
-        let expected = [(0..3, 100..5 * MIB), (3..4, 5 * MIB..6 * MIB)];
-        assert_eq!(fetched(&tasks, None), expected);
+            [copy(100..MIB), copy(MIB..2 * MIB), copy(3 * MIB..4 * MIB), copy(4 * MIB..6 * MIB)];
+        let expected = [(0..3, 100..4 * MIB), (3..4, 4 * MIB..6 * MIB)];
+        assert_eq!(fetched(&tasks, 4 * MIB, None), expected);
+    }
+
+    #[test]
+    fn what_is_cut_in_two_ways_shares_a_window() {
+        let tasks = [copy(0..2 * MIB), block(MIB + 5..2 * MIB + 5), block(2 * MIB + 5..3 * MIB)];
+        let expected = [(0..2, 0..2 * MIB + 5), (2..3, 2 * MIB + 5..3 * MIB)];
+        assert_eq!(fetched(&tasks, 2 * MIB, None), expected);
+    }
+
+    #[track_caller]
+    fn check_whole(tasks: &[Task], length: u64, most: u64) {
+        let windows = fetched(tasks, most, Some(length));
+        let (mut begin, mut t) = (0, 0);
+        for (window, range) in windows {
+            assert!(range.start <= begin && window.start == t);
+            assert!(range.end - range.start <= most + BLOCK_BYTES);
+            let of_window = tasks[window.clone()].iter().map(|task| &task.source);
+            assert!(of_window.into_iter().all(|s| range.start <= s.start && s.end <= range.end));
+            (begin, t) = (begin.max(range.end), window.end);
+        }
+        assert_eq!((begin, t), (length, tasks.len()));
     }
 
     #[test]
     fn a_whole_file_is_covered_without_gap() {
-        let tasks = [
-            task(100..MIB),
-            task(20 * MIB + 7..21 * MIB),
-            task(21 * MIB..24 * MIB),
-            task(23 * MIB..25 * MIB),
-            task(24 * MIB..26 * MIB),
+        check_whole(&[], 9 * MIB + 1, 4 * MIB);
+        let copies = [
+            copy(100..MIB),
+            copy(20 * MIB + 7..24 * MIB),
+            copy(24 * MIB..25 * MIB),
+            copy(31 * MIB..32 * MIB),
         ];
-        let length = 33 * MIB + 1;
-        let windows = fetched(&tasks, Some(length));
-        let (mut begin, mut t) = (0, 0);
-        for (tasks, range) in windows {
-            assert!(range.start <= begin && tasks.start == t);
-            assert!(range.end - range.start <= 2 * FETCH_BYTES);
-            (begin, t) = (range.end, tasks.end);
-        }
-        assert_eq!((begin, t), (length, tasks.len()));
+        check_whole(&copies, 33 * MIB + 1, 4 * MIB);
+        let mixed = [
+            block(100..MIB + 100),
+            copy(20 * MIB + 7..22 * MIB),
+            block(20 * MIB + 7..21 * MIB + 7),
+            block(21 * MIB + 7..22 * MIB + 7),
+            copy(22 * MIB..24 * MIB),
+            block(22 * MIB + 7..23 * MIB + 7),
+        ];
+        check_whole(&mixed, 33 * MIB + 1, 2 * MIB);
     }
 }

@@ -84,8 +84,8 @@ pub struct Blueprint {
     pub layout: ShardLayout,
     /// What a user should hear of where the models were found.
     notices: Vec<String>,
-    /// Folders that hold the headers of models whose weights are on the hub only.
-    outlines: Vec<TempDir>,
+    /// For each model whose weights are on the hub only, a folder that holds its headers.
+    outlines: Vec<Option<TempDir>>,
     /// Where each model's weights are read, if they are on the hub.
     remotes: Vec<Option<Arc<Remote>>>,
 }
@@ -120,7 +120,7 @@ impl Blueprint {
             let anatomy = Anatomy::of(&checkpoint)?;
             locations.push(location);
             notices.extend(notice);
-            outlines.extend(outline);
+            outlines.push(outline);
             remotes.push(remote);
             models.push(Model { name: name.clone(), checkpoint, anatomy });
         }
@@ -168,7 +168,22 @@ impl Blueprint {
     /// Whether the weights of all models are on this machine.
     #[must_use]
     pub fn has_weights(&self) -> bool {
-        self.outlines.is_empty()
+        self.outlines.iter().all(Option::is_none)
+    }
+
+    /// Whether the weights of the model with this index are on this machine.
+    #[must_use]
+    pub fn is_here(&self, model: usize) -> bool {
+        self.outlines[model].is_none()
+    }
+
+    /// Where a user finds the model with this index: its path, or what it is called on the hub.
+    #[must_use]
+    pub fn place(&self, model: usize) -> String {
+        match &self.locations[model].hub {
+            Some(hub) if !self.is_here(model) => format!("{}@{}", hub.repo, hub.commit),
+            _ => self.models[model].checkpoint.path().display().to_string(),
+        }
     }
 
     /// Where the weights of the model with this index are read, if they are on the hub.
@@ -352,13 +367,14 @@ impl Blueprint {
         })
     }
 
-    /// The bytes that each layout's files could share with the source's.
+    /// The bytes that each layout's files could share with the source's, if those come to this machine.
     #[must_use]
     pub fn shareable_bytes(&self, kind: LayoutKind) -> u64 {
+        let comes_here = |model: usize| self.remotes[model].is_none();
         if kind == self.layout_kind || self.form() == Form::Gguf {
-            return self.layout.shareable_bytes(&self.splice, &self.models);
+            return self.layout.shareable_bytes(&self.splice, &self.models, comes_here);
         }
-        self.laid_out(kind).shareable_bytes(&self.splice, &self.models)
+        self.laid_out(kind).shareable_bytes(&self.splice, &self.models, comes_here)
     }
 
     /// Everything that is read: the models' folders, then files in them that may be links elsewhere.

@@ -11,7 +11,7 @@ use crate::disk;
 use crate::error::{Error, OutputError, QuantisedError, Result};
 use crate::finished::Finished;
 use crate::folder_files;
-use crate::journal::{self, Journal, Record};
+use crate::journal::{Journal, Record};
 use crate::journal_head::Head;
 use crate::manifest::Manifest;
 use crate::movement::{self, CopyMode, Files, Filled, Moved};
@@ -20,10 +20,11 @@ use crate::open_file::OpenFile;
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Form, TensorType};
+use crate::room;
+pub use crate::room::{Room, Site, room};
 use crate::settings;
 use crate::shards::{Shard, ShardLayout};
 use crate::size::Bytes;
-use crate::splice::NewTensor;
 
 /// How a build is carried out; nothing here changes a tensor's bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,85 +50,8 @@ pub struct Built {
     pub cast: CastReport,
     /// What a user should hear of how it went.
     pub notes: Vec<String>,
-}
-
-/// The room that a build needs, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct Room {
-    /// What it will write.
-    pub needed: u64,
-    /// What is free where the output goes, with what an interrupted build holds there: that is kept,
-    /// or removed first.
-    pub free: u64,
-    /// Whether blocks can be shared with the source there.
-    pub can_share: bool,
-}
-
-/// Room for config, card and manifest, and for the file system's own records of files.
-const SMALL_FILES_BYTES: u64 = 1 << 20;
-
-/// Room for a tensor's line in the index, beside its name.
-const INDEX_LINE_BYTES: u64 = 64;
-
-/// The bytes of a new file that a line of the journal speaks of, at least, where there are many.
-const STRETCH_BYTES: u64 = 1 << 20;
-
-/// A folder in which a build's files may go.
-#[derive(Debug, Clone, Copy)]
-pub struct Site<'a> {
-    /// The folder, which exists.
-    pub dir: &'a Path,
-    /// The bytes that an interrupted build holds there.
-    pub held: u64,
-}
-
-impl<'a> Site<'a> {
-    /// Where a build at `out` goes.
-    #[must_use]
-    pub fn of(out: &'a Output) -> Self {
-        let held = out.unfinished().map_or(0, |unfinished| unfinished.bytes);
-        Self { dir: out.existing_ancestor(), held }
-    }
-}
-
-/// Measures the room for a build.
-pub fn room(blueprint: &Blueprint, site: Site, copy: CopyMode) -> Result<Room> {
-    let Site { dir, held } = site;
-    let failed = |source| Error::Io { path: dir.to_owned(), doing: "measured", source };
-    let free = disk::free_bytes(dir).map_err(failed)?.saturating_add(held);
-    let can_share = can_share(blueprint, dir)?;
-    let side_bytes: u64 = blueprint.side_files.kept.iter().map(|file| file.bytes).sum();
-    let shared = if can_share && matches!(copy, CopyMode::Auto | CopyMode::Reflink) {
-        shareable_bytes(blueprint)
-    } else {
-        0
-    };
-    let line = |tensor: &NewTensor| tensor.name.len() as u64 + INDEX_LINE_BYTES;
-    let index_bytes: u64 = blueprint.splice.tensors.iter().map(line).sum();
-    let bytes = blueprint.layout.bytes();
-    let journal_bytes = bytes.div_ceil(STRETCH_BYTES) * journal::LINE_BYTES;
-    let small_bytes = SMALL_FILES_BYTES + index_bytes + journal_bytes;
-    let needed = bytes + side_bytes + small_bytes - shared;
-    Ok(Room { needed, free, can_share })
-}
-
-fn shareable_bytes(blueprint: &Blueprint) -> u64 {
-    blueprint.layout.shareable_bytes(&blueprint.splice, &blueprint.models)
-}
-
-/// Whether files in `dir` can share blocks with all weight files.
-fn can_share(blueprint: &Blueprint, dir: &Path) -> Result<bool> {
-    if !blueprint.has_weights() {
-        return Ok(false);
-    }
-    for file in blueprint.models.iter().flat_map(|model| model.checkpoint.files()) {
-        let source = OpenFile::open(file.path.clone())?.file;
-        // A folder that cannot be written is found when it is, with a better word for it.
-        if !disk::can_share(&source, dir).unwrap_or(false) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    /// What a user should hear in any case: there is something to do about it.
+    pub warnings: Vec<String>,
 }
 
 /// What stops a build of `blueprint` at `out`, all of it, from headers alone.
@@ -147,27 +71,13 @@ pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<
 /// What stops a build of `blueprint` anywhere on the disk of a folder.
 #[must_use]
 pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) -> Vec<Error> {
-    let dir = site.dir;
     let mut obstacles = shard_obstacles(blueprint);
     obstacles.extend(blueprint.obstacles());
     obstacles.extend(folder_files::obstacles(blueprint));
     for side in &blueprint.side_files.kept {
         obstacles.extend(OpenFile::open(side.path.clone()).err());
     }
-    match room(blueprint, site, options.copy) {
-        Ok(room) if options.copy == CopyMode::Reflink && !room.can_share => {
-            let source_file = blueprint.models[0].checkpoint.files()[0].path.clone();
-            obstacles.push(OutputError::CannotShare { source_file, dir: dir.to_owned() }.into());
-        }
-        Ok(_) if options.copy == CopyMode::Reflink && shareable_bytes(blueprint) == 0 => {
-            obstacles.push(Error::NothingShared);
-        }
-        Ok(Room { needed, free, .. }) if needed > free => {
-            obstacles.push(OutputError::DiskFull { dir: dir.to_owned(), free, needed }.into());
-        }
-        Ok(_) => {}
-        Err(error) => obstacles.push(error),
-    }
+    obstacles.extend(room::obstacle(blueprint, site, options.copy));
     obstacles
 }
 
@@ -211,7 +121,7 @@ pub fn build(
     }
     let work = Work { blueprint, manifest: &manifest, layout: &layout, head: &head };
     match work.carry_out(&mut partial, begun, *options, watch) {
-        Ok(built) => Ok(Built { notes: note.into_iter().chain(built.notes).collect(), ..built }),
+        Ok(built) => Ok(Built { notes: note.into_iter().collect(), ..built }),
         // What is done is made of bytes that are not the base's.
         Err(error) if error.is_damaged_download() => {
             partial.set_stays(false);
@@ -285,7 +195,7 @@ impl Work<'_> {
             finished = Finished::nothing();
         }
         let files = Files { sources: &sources, shards: &shards, journal: &journal };
-        let Filled { moved, kept, cast, overflow_in, inexact_in } = movement::fill(
+        let Filled { moved, kept, cast, overflow_in, inexact_in, unproved } = movement::fill(
             &blueprint.splice,
             &blueprint.models,
             layout,
@@ -302,17 +212,23 @@ impl Work<'_> {
             return Err(QuantisedError::Inexact { count: cast.inexact, tensor }.into());
         }
         self.complete(partial, &shards, watch)?;
-        let notes = self.unproved(&finished).into_iter().collect();
-        Ok(Built { moved, resumed: kept, cast, notes })
+        let warnings = self.warning(&unproved).into_iter().collect();
+        Ok(Built { moved, resumed: kept, cast, notes: Vec::new(), warnings })
     }
 
-    /// What of a base on the hub no hash was made of.
-    fn unproved(&self, finished: &Finished) -> Option<String> {
-        let streamed = !self.blueprint.has_weights() && !finished.is_nothing();
-        streamed.then(|| {
-            "an earlier run had read part of the base, so that its files could not be checked by \
-             the hub's hashes; `dus verify --no-cache` compares every tensor"
-                .to_owned()
+    /// What to do about files on the hub that no hash was made of.
+    fn warning(&self, unproved: &[(usize, usize)]) -> Option<String> {
+        let name = |&(model, file): &(usize, usize)| {
+            let file = &self.blueprint.models[model].checkpoint.files()[file];
+            format!("{} of {}", file.name, self.blueprint.place(model))
+        };
+        let names: Vec<String> = unproved.iter().map(name).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "not checked by the hub's hash, as an earlier run had computed from it: {}; \
+                 `dus verify --no-cache` compares every tensor",
+                names.join(", ")
+            )
         })
     }
 

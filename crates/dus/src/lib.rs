@@ -15,9 +15,10 @@
 //! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
 //! - `disk`, [`new_file`]: files that are written
 //! - [`journal_head`], [`journal`], [`finished`]: what an interrupted build can be gone on with by
-//! - `conversion`, `tasks`, `batches`, [`movement`], `hidden`, [`output`]: where bytes are read and written
-//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push),
-//!   [`unbuilt`]: the calls that users make
+//! - `conversion`, `tasks`, `batches`, `proof`, [`movement`], `hidden`, [`output`]: where bytes are read
+//!   and written
+//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push), [`unbuilt`]: the
+//!   calls that users make
 
 pub mod anatomy;
 pub mod arithmetic;
@@ -45,9 +46,11 @@ pub mod open_source;
 pub mod output;
 pub mod plan;
 pub mod progress;
+mod proof;
 pub mod push;
 mod quantised;
 pub mod recipe;
+mod room;
 pub mod settings;
 pub mod shards;
 pub mod size;

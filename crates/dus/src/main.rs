@@ -166,6 +166,7 @@ fn build(args: &BuildArgs, terminal: &Terminal) -> Result<Outcome> {
         print(&report::build(&blueprint, &built, &name, start.elapsed()))?;
         terminal::notes(&[blueprint.notes(), built.notes].concat());
     }
+    terminal::warnings(&built.warnings);
     Ok(Outcome::Done)
 }
 

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use checkpoint::Checkpoint;
-use checkpoint::hub::{FileHash, Remote};
+use checkpoint::hub::{FileHash, HubError, Remote};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::open_file::OpenFile;
 use crate::progress::Watch;
 use crate::sources::with_hub_watch;
+
+/// Each worker that fetches holds some megabytes, and no network needs more of them.
+pub(crate) const MAX_FETCHING_WORKERS: usize = 8;
 
 /// A weight file that can be read.
 #[derive(Debug)]
@@ -28,6 +31,10 @@ pub struct HubFile {
     pub name: String,
     /// Its length in bytes.
     pub bytes: u64,
+    /// A file that has its header and no weights, as it was when the build was planned.
+    pub outline: OpenFile,
+    /// The length of the header there, with the number before it.
+    pub header_bytes: u64,
 }
 
 impl OpenSource {
@@ -64,6 +71,13 @@ impl HubFile {
         with_hub_watch(watch, |watch| self.remote.read_at(&self.name, offset, bytes, watch))
     }
 
+    /// That what was read of it twice was not the same.
+    #[must_use]
+    pub fn changed(&self) -> Error {
+        let (repo, file) = (self.remote.revision().repo.clone(), self.name.clone());
+        checkpoint::Error::from(HubError::Changed { repo, file }).into()
+    }
+
     /// The hash that all of it must have.
     pub fn hash(&self) -> Result<FileHash> {
         Ok(self.remote.hash(&self.name)?)
@@ -78,8 +92,12 @@ pub fn open_sources(
     let open = |file: &checkpoint::WeightFile| match remote {
         None => OpenFile::open(file.path.clone()).map(OpenSource::Here),
         Some(remote) => {
-            let (remote, name) = (Arc::clone(remote), file.name.clone());
-            Ok(OpenSource::OnHub(HubFile { remote, name, bytes: file.bytes }))
+            let outline = OpenFile::open(file.path.clone())?;
+            let mut length = [0; 8];
+            outline.read_exact_at(&mut length, 0)?;
+            let header_bytes = length.len() as u64 + u64::from_le_bytes(length);
+            let (remote, name, bytes) = (Arc::clone(remote), file.name.clone(), file.bytes);
+            Ok(OpenSource::OnHub(HubFile { remote, name, bytes, outline, header_bytes }))
         }
     };
     checkpoint.files().iter().map(open).collect()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use checkpoint::Checkpoint;
-use checkpoint::hub::{self, Hub, HubError, Location, ModelId, Remote, Revision};
+use checkpoint::hub::{self, Hub, HubError, Location, ModelId, Remote, Revision, Standing};
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -52,14 +52,13 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
         _ if is_local || !(missing_in.is_some() || located.is_ok()) => return Ok(here(located?)),
         Access::Headers | Access::SideFiles | Access::Weights | Access::Streamed => {}
     }
-    // The cache may hold some of a model's files only; to a plan it is good enough if it does not.
-    let is_whole = located.as_ref().is_ok_and(|found| Checkpoint::open(&found.path).is_ok());
-    if matches!(access, Access::Headers | Access::SideFiles) && is_whole {
+    // To headers the cache is good enough if it has those, whatever else it lacks.
+    let has_headers = located.as_ref().is_ok_and(|found| Checkpoint::open(&found.path).is_ok());
+    if access == Access::Headers && has_headers {
         return Ok(here(located?));
     }
     let id = ModelId::parse(&source.spec)?;
-    let cached = located.ok().filter(|_| is_whole);
-    let asked = with_hub_watch(watch, |watch| ask(&id, access, cached, watch));
+    let asked = with_hub_watch(watch, |watch| ask(&id, access, watch));
     asked.map_err(|error| match (error, missing_in) {
         (Error::Checkpoint(error), Some(cache)) => {
             Error::NotOnHub { spec: source.spec.clone(), cache, source: error }
@@ -69,33 +68,21 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
 }
 
 /// Asks the hub for a model that the cache may hold whole.
-fn ask(
-    id: &ModelId,
-    access: Access,
-    cached: Option<Location>,
-    watch: hub::Watch,
-) -> checkpoint::Result<Found> {
+fn ask(id: &ModelId, access: Access, watch: hub::Watch) -> checkpoint::Result<Found> {
     let hub = Hub::from_env()?;
-    let from_cache = |location, notice: Option<checkpoint::Error>| {
-        let notice = notice.map(|error| {
-            let why = crate::error::one_line(&error);
-            format!("the hub could not be asked ({why}); the cache's copy is used")
-        });
-        Found { location, notice, outline: None, remote: None }
+    let standing = match access {
+        Access::Weights => Standing::Cached(hub.find(id, watch)?),
+        _ => hub.look_up(id, watch)?,
     };
-    if access == Access::Weights || hub.settings().offline {
-        let found = hub.find(id, watch)?;
-        return Ok(from_cache(found.location, found.notice));
-    }
-    // A whole copy is used while it is the newest, whatever was asked for.
-    match (hub.resolve(id, watch), cached) {
-        (Ok(revision), Some(location)) if location.hub == Some(revision.hub_id()) => {
-            Ok(from_cache(location, None))
+    match standing {
+        Standing::Cached(hub::Found { location, notice }) => {
+            let notice = notice.map(|error| {
+                let why = crate::error::one_line(&error);
+                format!("the hub could not be asked ({why}); the cache's copy is used")
+            });
+            Ok(Found { location, notice, outline: None, remote: None })
         }
-        (Err(checkpoint::Error::Hub(error)), Some(location)) if error.cache_may_answer() => {
-            Ok(from_cache(location, Some(checkpoint::Error::Hub(error))))
-        }
-        (revision, _) => outline(&hub, revision?, access, watch),
+        Standing::OnHub(revision) => outline(&hub, revision, access, watch),
     }
 }
 

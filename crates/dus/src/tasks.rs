@@ -1,6 +1,6 @@
 //! The work of a build, cut into stretches of the sources that are done in the order of their bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::conversion::{Conversion, Target};
@@ -60,14 +60,18 @@ pub(crate) fn windows(moves: Vec<Move>, window_bytes: impl Fn(usize, usize) -> u
     tasks
 }
 
-/// Cuts conversions into blocks, without those that are finished at all their places; with the number
-/// of bytes that are.
-pub(crate) fn blocks(
-    conversions: &[Conversion],
-    models: &[Model],
-    finished: &Finished,
-) -> (Vec<Task>, u64) {
-    let (mut tasks, mut kept) = (Vec::new(), 0);
+/// The blocks of conversions that are left to do.
+pub(crate) struct Blocks {
+    pub(crate) tasks: Vec<Task>,
+    /// The bytes of results that are finished.
+    pub(crate) kept: u64,
+    /// The models and files of which they are results.
+    pub(crate) kept_of: BTreeSet<(usize, usize)>,
+}
+
+/// Cuts conversions into blocks, without those that are finished at all their places.
+pub(crate) fn blocks(conversions: &[Conversion], models: &[Model], finished: &Finished) -> Blocks {
+    let (mut tasks, mut kept, mut kept_of) = (Vec::new(), 0, BTreeSet::new());
     for (i, conversion) in conversions.iter().enumerate() {
         let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
         let mut begin = tensor.range.start;
@@ -79,6 +83,9 @@ pub(crate) fn blocks(
             };
             let num_finished = conversion.targets.iter().filter(is_finished).count();
             kept += (num_finished * block.1) as u64;
+            if num_finished > 0 {
+                kept_of.insert((conversion.model, tensor.file));
+            }
             if num_finished < conversion.targets.len() {
                 tasks.push(Task {
                     model: conversion.model,
@@ -90,5 +97,5 @@ pub(crate) fn blocks(
             begin = end;
         }
     }
-    (tasks, kept)
+    Blocks { tasks, kept, kept_of }
 }

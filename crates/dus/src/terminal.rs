@@ -169,6 +169,13 @@ pub(crate) fn notes(notes: &[String]) {
     }
 }
 
+/// Prints warnings to stderr, also where notes are not wanted.
+pub(crate) fn warnings(warnings: &[String]) {
+    for warning in warnings {
+        to_stderr(&format!("warning: {warning}\n"));
+    }
+}
+
 /// Prints an error, its causes and a hint to stderr.
 pub(crate) fn report_error(what: &str, error: &dyn std::error::Error, hint: Option<String>) {
     let mut text = format!("error: {what}\n");

@@ -74,8 +74,8 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     let models = recipe.models.clone();
     let blueprint = Blueprint::with_access(recipe, LayoutKind::Size, None, access, watch)
         .map_err(|error| reason(error, &manifest, &models))?;
-    for (then, now) in manifest.models.iter().zip(&blueprint.models) {
-        check_base(then, &now.checkpoint)?;
+    for (m, (then, now)) in manifest.models.iter().zip(&blueprint.models).enumerate() {
+        check_base(then, &now.checkpoint, || blueprint.place(m))?;
     }
 
     let mut differences = Vec::new();
@@ -124,7 +124,8 @@ fn reason(error: Error, manifest: &Manifest, models: &[(Option<String>, Source)]
         error => {
             let others = manifest.models.iter().zip(models).find_map(|(then, (_, now))| {
                 let found = sources::find(now, Access::Local, &Watch::nobody()).ok()?;
-                check_base(then, &Checkpoint::open(&found.location.path).ok()?).err()
+                let path = &found.location.path;
+                check_base(then, &Checkpoint::open(path).ok()?, || path.display().to_string()).err()
             });
             others.unwrap_or(error)
         }
@@ -132,7 +133,7 @@ fn reason(error: Error, manifest: &Manifest, models: &[(Option<String>, Source)]
 }
 
 /// Refuses a base whose files are not those that the build was made from.
-fn check_base(then: &SourceModel, now: &Checkpoint) -> Result<()> {
+fn check_base(then: &SourceModel, now: &Checkpoint, place: impl Fn() -> String) -> Result<()> {
     let file = |file: &WeightFile| SourceFile { name: file.name.clone(), bytes: file.bytes };
     let files: Vec<SourceFile> = now.files().iter().map(file).collect();
     // What a GGUF file is called is no part of the model, as a folder's name is none.
@@ -146,8 +147,7 @@ fn check_base(then: &SourceModel, now: &Checkpoint) -> Result<()> {
         Some(file) => format!("{} had {} bytes", file.name, file.bytes),
         None => "it has more files".to_owned(),
     };
-    Err(ProvenanceError::OtherBase { path: now.path().to_owned(), model: then.name.clone(), what }
-        .into())
+    Err(ProvenanceError::OtherBase { place: place(), model: then.name.clone(), what }.into())
 }
 
 /// The keys of the config that are not as the build wrote them.
@@ -281,12 +281,11 @@ impl<'a> Comparison<'a> {
         let line = |(name, at): (&str, u64)| {
             let pair = self.pairs.iter().find(|pair| pair.new.name == name);
             let pair = pair.expect("only compared tensors are reported");
-            let dir = self.blueprint.models[pair.new.model].checkpoint.path();
+            let place = self.blueprint.place(pair.new.model);
             let how = if pair.transform.is_some() { "what is computed from " } else { "" };
             format!(
-                "`{name}` differs from {how}`{}` of {}, first at byte {at}",
-                pair.source.name,
-                dir.display()
+                "`{name}` differs from {how}`{}` of {place}, first at byte {at}",
+                pair.source.name
             )
         };
         Ok(differences.into_iter().map(line).collect())

@@ -5,14 +5,20 @@
 #![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
 #![expect(clippy::print_stderr, reason = "a file that is shared says why a test is skipped")]
 
+#[path = "streamed/damage.rs"]
+mod damage;
 #[path = "command_line/dus.rs"]
 mod dus;
+#[path = "streamed/here_and_there.rs"]
+mod here_and_there;
+#[path = "movement/image.rs"]
+mod image;
+#[path = "streamed/resume.rs"]
+mod resume;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
 use dus::{Said, dus, names, run};
 use testkit::hub_server::{self, Fault, Host, HubServer};
@@ -54,6 +60,7 @@ impl Place {
     fn dus(&self) -> Command {
         let mut dus = dus(self.dir.path());
         dus.env("HF_ENDPOINT", self.hub.endpoint()).env("HF_HUB_OFFLINE", "0");
+        dus.env("HF_HUB_DOWNLOAD_TIMEOUT", "3");
         dus.env("TMPDIR", self.dir.path().join("tmp"));
         dus
     }
@@ -66,29 +73,16 @@ impl Place {
         run(self.dus(), &[&BUILD[..], &["--layers", plan], flags].concat())
     }
 
-    /// Begins a build that can be gone on with, and stops it by ^C in the second file of the base.
-    fn interrupt(&self) {
-        let second = self.base.path().join("model-00002-of-00002.safetensors");
-        // The storage calls an object by its hash.
-        let hash = hub_server::sha256(&fs::read(&second).unwrap());
-        self.hub.fail(Host::Storage, &hash, 999, Fault::Slow(Duration::from_millis(20)));
-        let mut dus = self.dus();
-        dus.args(BUILD).args(["--layers", PLAN, "--resume"]);
-        let mut child = dus.stderr(Stdio::piped()).spawn().unwrap();
-        let journal = self.dir.path().join(".out.dus-partial/.dus-journal");
-        let num_stretches = || fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
-        while num_stretches() < 3 {
-            assert!(child.try_wait().unwrap().is_none(), "it came to an end");
-            thread::sleep(Duration::from_millis(5));
-        }
-        let kill = format!("kill -INT {}", child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(130), "{stderr}");
-        assert!(stderr.contains("--resume"), "{stderr}");
-        self.hub.clear_faults();
-        self.hub.forget_requests();
+    /// The hash of the base's first or second weight file, by which the storage calls it.
+    fn hash(&self, number: usize) -> String {
+        let name = format!("model-0000{number}-of-00002.safetensors");
+        hub_server::sha256(&fs::read(self.base.path().join(name)).unwrap())
+    }
+
+    /// The commit that the cache holds.
+    fn commit(&self) -> String {
+        let main = self.dir.path().join("hub/models--owner--tiny/refs/main");
+        fs::read_to_string(main).unwrap()
     }
 
     fn out(&self) -> PathBuf {
@@ -160,86 +154,6 @@ fn it_is_what_a_local_base_gives() {
     check_same_as_local("0..3 + (1..4){new *: noise 0.1 seed=1, o_proj: zero}", &[]);
 }
 
-/// Also of layers that no new layer is: without them a file has no hash.
-#[test]
-fn a_plan_that_drops_layers_is_checked_too() {
-    let place = Place::new();
-    place.build_plan("0..1", &[]).done();
-    let base = weights::read(place.base.path());
-    let expected = splice::expected(&base, &[0], "model.layers");
-    splice::assert_same(&weights::read(&place.out()), &expected);
-    fs::remove_dir_all(place.out()).unwrap();
-    place.hub.fail_later(Host::Storage, "", 2, 99, Fault::WrongBytes);
-    place.build_plan("0..1", &[]).refused(&[REPO]);
-    assert!(!place.out().exists());
-}
-
-#[test]
-fn faults_end_in_the_right_bytes_or_in_an_error() {
-    #[track_caller]
-    fn check(fault: Fault, times: usize, refused: Option<&str>) {
-        let place = Place::new();
-        // Each of the two files is asked for its header first.
-        place.hub.fail_later(Host::Storage, "", 2, times, fault);
-        let said = place.build(&[]);
-        match refused {
-            None => {
-                said.done();
-                place.check_built();
-            }
-            Some(expected) => {
-                said.refused(&[expected]);
-                assert_eq!(names(place.dir.path()), ["tmp"]);
-            }
-        }
-        place.check_nothing_kept();
-    }
-    check(Fault::Drop(100_000), 5, None);
-    check(Fault::Longer(9), 1, None);
-    check(Fault::Status(503, vec![("retry-after", "0")]), 3, None);
-    check(Fault::Status(429, vec![("retry-after", "1")]), 3, None);
-    check(Fault::WrongBytes, 999, Some("arrived damaged"));
-    check(Fault::OtherTag, 999, Some("changed while it was read"));
-    check(Fault::IgnoreRange, 999, Some("does not send parts of files"));
-    check(Fault::OtherRange, 999, Some("does not send parts of files"));
-    check(Fault::Shorter(5), 2, None);
-    check(Fault::Status(404, vec![]), 999, Some("404"));
-}
-
-/// What an earlier run had is not asked for again; what it had not, is.
-#[test]
-fn a_build_that_broke_off_goes_on() {
-    let place = Place::new();
-    place.interrupt();
-    let built = place.build(&["--resume", "--json"]).done().json();
-    place.check_built();
-    place.check_nothing_kept();
-    let resumed = built["resumed_bytes"].as_u64().unwrap();
-    assert!(resumed > 0, "{built:#}");
-    let notes = built["notes"].to_string();
-    assert!(notes.contains("dus verify --no-cache"), "{notes}");
-    assert!(place.hub.bytes_from_storage() < place.base_bytes() * 3 / 4);
-}
-
-/// What arrived damaged is not gone on with, either.
-#[test]
-fn a_damaged_base_leaves_nothing_to_go_on_with() {
-    let place = Place::new();
-    place.hub.fail_later(Host::Storage, "", 2, 99, Fault::WrongBytes);
-    place.build(&["--resume"]).refused(&["arrived damaged"]);
-    assert_eq!(names(place.dir.path()), ["tmp"]);
-}
-
-/// A branch that moved is another base.
-#[test]
-fn a_base_that_moved_is_not_gone_on_with() {
-    let place = Place::new();
-    place.interrupt();
-    TinyModel { seed: 9, num_shards: Some(2), ..TinyModel::default() }.write(place.base.path());
-    let _ = place.hub.commit_folder(REPO, place.base.path());
-    place.build(&["--resume"]).refused(&["its `base` was", "and now is"]);
-}
-
 /// The cache is used if it has what was asked for.
 #[test]
 fn a_whole_copy_in_the_cache_is_not_fetched_again() {
@@ -260,4 +174,45 @@ fn a_whole_copy_in_the_cache_is_not_fetched_again() {
     let mut offline = place.dus();
     offline.env("HF_HUB_OFFLINE", "1");
     run(offline, &[&BUILD[..], &["--layers", PLAN]].concat()).done();
+}
+
+/// Python's `AutoModel` alone brings weights and config, and no tokenizer.
+#[test]
+fn a_copy_in_the_cache_without_tokenizer_is_not_used() {
+    let place = Place::new();
+    run(place.dus(), &["build", REPO, "--layers", PLAN, "-o", "first"]).done();
+    for snapshot in place.dir.path().join("hub/models--owner--tiny/snapshots").read_dir().unwrap() {
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            fs::remove_file(snapshot.as_ref().unwrap().path().join(name)).unwrap();
+        }
+    }
+    place.build(&[]).done();
+    assert_eq!(names(&place.out()), names(&place.dir.path().join("first")));
+    place.check_built();
+    // So it is of a commit, of which the cache alone would have to tell.
+    fs::remove_dir_all(place.out()).unwrap();
+    let commit = place.commit();
+    let pinned = format!("{REPO}@{commit}");
+    let args = ["build", &pinned, "--no-cache", "--layers", PLAN, "-o", "out"];
+    run(place.dus(), &args).done();
+    assert_eq!(names(&place.out()), names(&place.dir.path().join("first")));
+}
+
+/// Where the cache has all, nobody waits for a hub that is busy, and none is asked of a commit.
+#[test]
+fn a_whole_copy_in_the_cache_needs_no_patience() {
+    let place = Place::new();
+    run(place.dus(), &["build", REPO, "--layers", PLAN, "-o", "first"]).done();
+    place.hub.forget_requests();
+    place.hub.fail(Host::Hub, "", 99, Fault::Status(503, vec![]));
+    let said = place.build(&[]).done();
+    assert!(said.stderr.contains("the cache's copy is used"), "{said:#?}");
+    assert_eq!(place.hub.requests().len(), 1);
+
+    fs::remove_dir_all(place.out()).unwrap();
+    place.hub.forget_requests();
+    let pinned = format!("{REPO}@{}", place.commit());
+    let args = ["build", &pinned, "--no-cache", "--layers", PLAN, "-o", "out"];
+    run(place.dus(), &args).done();
+    assert_eq!(place.hub.requests().len(), 0);
 }

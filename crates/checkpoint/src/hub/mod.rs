@@ -62,7 +62,7 @@ pub use id::ModelId;
 pub use offline::{FileHash, Hub, Remote};
 #[cfg(feature = "hub")]
 pub use online::{client::Hub, hash::FileHash, remote::Remote};
-pub use revision::{Found, RemoteFile, Revision};
+pub use revision::{Found, RemoteFile, Revision, Standing};
 pub use settings::Settings;
 pub use upload::{Content, Push, Pushed, Upload};
 pub use watch::{Progress, Watch};

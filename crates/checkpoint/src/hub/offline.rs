@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Location;
 use super::cache::Cache;
 use super::id::ModelId;
-use super::revision::{Found, Revision};
+use super::revision::{Found, Revision, Standing};
 use super::settings::Settings;
 use super::upload::{Push, Pushed, Upload};
 use super::watch::Watch;
@@ -67,6 +67,11 @@ impl Hub {
             Some(location) => Ok(Found { location, notice: None }),
             None => refuse(&id.to_string()),
         }
+    }
+
+    /// The same.
+    pub fn look_up(&self, id: &ModelId, watch: Watch) -> Result<Standing> {
+        self.find(id, watch).map(Standing::Cached)
     }
 
     /// [`HubError::NotBuiltIn`].

@@ -317,7 +317,8 @@ impl Error {
     pub fn is_damaged_download(&self) -> bool {
         match self {
             Self::Checkpoint(checkpoint::Error::Hub(error)) => {
-                matches!(**error, HubError::Hash { .. } | HubError::Changed { .. })
+                use HubError::{Changed, Hash, Size};
+                matches!(**error, Hash { .. } | Changed { .. } | Size { .. })
             }
             _ => false,
         }

@@ -149,6 +149,13 @@ pub enum OutputError {
         needed: u64,
     },
 
+    /// Extents to be shared with what is read from the hub.
+    #[error("{model} is on the hub, so none of its blocks can be shared")]
+    NotHere {
+        /// The model.
+        model: String,
+    },
+
     /// Extents to be shared where that cannot be.
     #[error("no blocks of {} can be shared with files in {}", source_file.display(), dir.display())]
     CannotShare {
@@ -230,6 +237,11 @@ impl OutputError {
             }
             Self::MovedAside { out, aside } => {
                 format!("`mv {} {}` brings it back", aside.display(), out.display())
+            }
+            Self::NotHere { .. } => {
+                "leave `--copy reflink` out; without `--no-cache` the model comes into the cache first, \
+                 which may be able to share"
+                    .to_owned()
             }
             Self::CannotShare { .. } => {
                 "base and output must lie on one file system with shared extents (XFS, btrfs); \

@@ -55,10 +55,10 @@ pub enum ProvenanceError {
     },
 
     /// A base that is not the one that a build was made from.
-    #[error("{} is not {}: {what}", path.display(), of_this_build(model.as_ref()))]
+    #[error("{place} is not {}: {what}", of_this_build(model.as_ref()))]
     OtherBase {
-        /// The base.
-        path: PathBuf,
+        /// Where the base was found: its path, or what it is called on the hub.
+        place: String,
         /// The name of the model that it should be, if the build is of several.
         model: Option<String>,
         /// What differs.

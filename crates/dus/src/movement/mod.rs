@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 mod work;
 
 use crate::arithmetic::CastReport;
-use crate::batches::FETCH_BYTES;
+use crate::batches::{Batch, batches, fetch_bytes};
 use crate::conversion;
 use crate::disk;
 use crate::error::{Error, Result};
@@ -20,9 +20,11 @@ use crate::new_file::NewFile;
 use crate::open_file::OpenFile;
 use crate::open_source::OpenSource;
 use crate::progress::{Progress, Watch};
+use crate::proof::Proofs;
 use crate::shards::{Move, ShardLayout};
 use crate::splice::{Model, Splice};
 use crate::tasks::{WINDOW_BYTES, blocks, windows};
+use work::Orders;
 
 /// How bytes that stay as they are may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,26 +96,40 @@ pub fn fill(
             return Err(Error::NothingShared);
         }
     }
-    let conversions = conversion::list(splice, models, layout, files.sources, watch)?;
+    let (conversions, mut measured) =
+        conversion::list(splice, models, layout, files.sources, watch)?;
     let bytes =
         |moves: &[Move]| -> u64 { moves.iter().map(|run| run.source.end - run.source.start).sum() };
     let unshared = bytes(&moves);
-    let moves: Vec<Move> = moves.iter().flat_map(|run| finished.rest_of(run)).collect();
-    let (blocks, kept_blocks) = blocks(&conversions, models, finished);
-    let kept = unshared - bytes(&moves) + kept_blocks;
+    let (mut kept_moves, mut left) = (Vec::new(), Vec::new());
+    for run in &moves {
+        let (done, rest) = finished.split(run);
+        kept_moves.extend(done);
+        left.extend(rest);
+    }
+    let blocks = blocks(&conversions, models, finished);
+    let kept = unshared - bytes(&left) + blocks.kept;
+    let fetch_bytes = fetch_bytes(!blocks.tasks.is_empty());
     let is_on_hub = |model: usize, file: usize| files.sources[model][file].on_hub().is_some();
     let mut tasks = windows(
-        moves,
+        left,
         |model, file| {
-            if is_on_hub(model, file) { FETCH_BYTES } else { WINDOW_BYTES }
+            if is_on_hub(model, file) { fetch_bytes } else { WINDOW_BYTES }
         },
     );
-    tasks.extend(blocks);
+    tasks.extend(blocks.tasks);
     tasks.sort_by_key(|task| (task.model, task.file, task.source.start));
-    (watch.progress)(Progress::Begin { doing: "building", bytes: splice.bytes() });
+    let used = tasks.iter().map(|task| (task.model, task.file));
+    let proofs = Proofs::new(files.sources, used, kept_moves, &blocks.kept_of, &mut measured)?;
+    let batches = batches(&tasks, files.sources, fetch_bytes, |m, f| proofs.of(m, f).is_some());
+    // What goes through a hash only is none of the new model's bytes, but takes as long.
+    let hashed_only: u64 = batches.iter().map(Batch::hashed_only).sum();
+    let bytes = splice.bytes() + hashed_only;
+    (watch.progress)(Progress::Begin { doing: "building", bytes });
     watch.moved(ways.shared + kept);
 
-    let mut cast = filling.work(&tasks, &conversions, models)?;
+    let orders = Orders { tasks: &tasks, batches: &batches, proofs: &proofs };
+    let mut cast = filling.work(orders, &conversions, models)?;
     filling.count_finished(layout, &mut cast);
     ways.kernel = filling.kernel.into_inner();
     ways.streamed = filling.streamed.into_inner();
@@ -123,7 +139,8 @@ pub fn fill(
         first.map(|i| splice.tensors[i].name.clone())
     };
     let (overflow_in, inexact_in) = (name(filling.overflow_in), name(filling.inexact_in));
-    Ok(Filled { moved: ways, kept, cast, overflow_in, inexact_in })
+    let unproved = proofs.unproved;
+    Ok(Filled { moved: ways, kept, cast, overflow_in, inexact_in, unproved })
 }
 
 /// What filling the shards came to.
@@ -139,6 +156,8 @@ pub struct Filled {
     pub overflow_in: Option<String>,
     /// The first new tensor in which a quantised block could not be scaled exactly.
     pub inexact_in: Option<String>,
+    /// Files on the hub that no hash was made of, by model and file.
+    pub unproved: Vec<(usize, usize)>,
 }
 
 struct Filling<'a> {

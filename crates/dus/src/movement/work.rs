@@ -1,7 +1,5 @@
 //! The work of a build on several threads: copying, computing, and fetching from the hub.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,15 +8,16 @@ use checkpoint::header::BLOCK_BYTES;
 
 use super::{CopyMode, Filling, copy_failed};
 use crate::arithmetic::CastReport;
-use crate::batches::{self, Batch, Fetch, InOrder};
+use crate::batches::{Batch, Fetch};
 use crate::conversion::Conversion;
 use crate::disk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::Stretch;
 use crate::new_file::Buffer;
 use crate::open_file::OpenFile;
-use crate::open_source::OpenSource;
+use crate::open_source::{MAX_FETCHING_WORKERS, OpenSource};
 use crate::progress::Watch;
+use crate::proof::Proofs;
 use crate::splice::Model;
 use crate::tasks::{Piece, Task, Work};
 
@@ -31,27 +30,46 @@ const COPY_WORKERS: usize = 2;
 /// A worker holds 3 MiB at most; more of them would not fit the 64 MB that a build may use.
 const MAX_WORKERS: usize = 16;
 
-/// One that fetches from the hub holds that, too.
-const MAX_FETCHING_WORKERS: usize = 8;
+/// What there is to do.
+#[derive(Clone, Copy)]
+pub(super) struct Orders<'a> {
+    pub(super) tasks: &'a [Task],
+    pub(super) batches: &'a [Batch],
+    pub(super) proofs: &'a Proofs<'a>,
+}
+
+/// Tells the other workers if this one ends in a panic: they may wait for its bytes.
+struct Alarm<'a>(&'a AtomicBool);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Filling<'_> {
-    /// Works off the tasks, in their order, on several threads.
+    /// Works off the batches, in their order, on several threads.
     pub(super) fn work(
         &self,
-        tasks: &[Task],
+        orders: Orders,
         conversions: &[Conversion],
         models: &[Model],
     ) -> Result<CastReport> {
-        // What was fetched before is not fetched again for the sake of a hash.
-        let batches = batches::batches(tasks, self.files.sources, self.finished.is_nothing());
-        let hashes = self.hashes(&batches)?;
+        let Orders { tasks, batches, proofs } = orders;
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
         let outcome: Mutex<Result<CastReport>> = Mutex::new(Ok(CastReport::default()));
         let num_workers = self.num_workers(tasks).min(batches.len());
+        let of_hub = batches.iter().filter_map(|batch| batch.fetch.as_ref());
+        let longest = of_hub.map(|fetch| fetch.range.end - fetch.range.start).max().unwrap_or(0);
 
         let worker = || {
-            let mut buffers = Buffers::default();
+            let _alarm = Alarm(&failed);
+            // What grows later leaves holes that stay with the process.
+            let fetched = Vec::with_capacity(longest as usize);
+            let mut buffers = Buffers { fetched, ..Buffers::default() };
             let mut report = CastReport::default();
             let result = loop {
                 let b = next.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +80,7 @@ impl Filling<'_> {
                 if let Some(soon) = batches.get(b + num_workers) {
                     self.read_ahead(&tasks[soon.tasks.clone()]);
                 }
-                let fetched = self.fetch(batch, &hashes, &failed, &mut buffers.fetched);
+                let fetched = self.fetch(batch, proofs, &failed, &mut buffers.fetched);
                 let done = fetched.and_then(|()| {
                     for task in &tasks[batch.tasks.clone()] {
                         self.watch.check()?;
@@ -85,11 +103,13 @@ impl Filling<'_> {
             let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
             match (result, &mut *outcome) {
                 (Ok(()), Ok(total)) => *total += report,
-                (Err(error), Ok(_)) => {
+                (Ok(()), Err(_)) => {}
+                (Err(error), outcome) => {
                     failed.store(true, Ordering::Relaxed);
-                    *outcome = Err(error);
+                    if outranks(&error, outcome) {
+                        *outcome = Err(error);
+                    }
                 }
-                (_, Err(_)) => {}
             }
         };
         std::thread::scope(|scope| {
@@ -98,40 +118,28 @@ impl Filling<'_> {
             }
             worker();
         });
-        let report = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-        hashes.into_values().try_for_each(InOrder::check)?;
-        Ok(report)
-    }
-
-    /// The hashes of the files on the hub that are fetched whole.
-    fn hashes(&self, batches: &[Batch]) -> Result<Hashes> {
-        let mut hashes = BTreeMap::new();
-        let fetches = batches.iter().filter_map(|batch| batch.fetch.as_ref());
-        for &Fetch { model, file, .. } in fetches.filter(|_| self.finished.is_nothing()) {
-            if let (Entry::Vacant(entry), Some(source)) =
-                (hashes.entry((model, file)), self.files.sources[model][file].on_hub())
-            {
-                entry.insert(InOrder::new(source)?);
-            }
-        }
-        Ok(hashes)
+        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches what the tasks of a batch need from the hub, if it is there.
     fn fetch(
         &self,
         batch: &Batch,
-        hashes: &Hashes,
+        proofs: &Proofs,
         failed: &AtomicBool,
         fetched: &mut Vec<u8>,
     ) -> Result<()> {
         let Some(Fetch { model, file, range }) = &batch.fetch else { return Ok(()) };
         fetched.resize((range.end - range.start) as usize, 0);
-        self.files.sources[*model][*file].read_exact_at(fetched, range.start, self.watch)?;
-        match hashes.get(&(*model, *file)) {
-            Some(hash) => hash.update(range, fetched, failed, self.watch),
-            None => Ok(()),
+        if let Some(proof) = proofs.of(*model, *file) {
+            proof.read(range, fetched, self.files.shards, self.watch)?;
+            proof.update(range, fetched, failed, self.watch)?;
+        } else {
+            let source = &self.files.sources[*model][*file];
+            source.read_exact_at(fetched, range.start, self.watch)?;
         }
+        self.watch.moved(batch.hashed_only());
+        Ok(())
     }
 
     /// Tells the kernel what will be read soon.
@@ -145,12 +153,14 @@ impl Filling<'_> {
 
     /// Copying waits for the disk or the network; arithmetic takes all cores.
     fn num_workers(&self, tasks: &[Task]) -> usize {
+        let on_hub = self.files.sources.iter().flatten().filter_map(OpenSource::on_hub);
+        if let Some(num) = on_hub.map(|file| file.remote.num_connections()).max() {
+            return num.min(MAX_FETCHING_WORKERS);
+        }
         let computes = tasks.iter().any(|task| matches!(task.work, Work::Convert(_)));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_computing = if computes { cores.min(MAX_WORKERS) } else { 0 };
-        let on_hub = self.files.sources.iter().flatten().filter_map(OpenSource::on_hub);
-        let num_connections = on_hub.map(|file| file.remote.num_connections()).max().unwrap_or(0);
-        num_computing.max(COPY_WORKERS).max(num_connections.min(MAX_FETCHING_WORKERS))
+        num_computing.max(COPY_WORKERS)
     }
 
     fn copy(&self, source: &Bytes, pieces: &[Piece], buffer: &mut Buffer) -> Result<()> {
@@ -211,10 +221,15 @@ impl Filling<'_> {
         let block = conversion.block(offset, task.source.end - task.source.start);
         let (first, length) = block;
         let source_bytes = (task.source.end - task.source.start) as usize;
-        let bytes = block_of_source.for_offset(source_bytes, 0);
         let begin = conversion.written_to(block, &conversion.targets[0]).start;
         let result = block_of_target.for_offset(length, begin);
-        source.read_exact_at(bytes, task.source.start, self.watch)?;
+        let bytes = if let Some(fetched) = source.fetched(&task.source) {
+            fetched
+        } else {
+            let bytes = block_of_source.for_offset(source_bytes, 0);
+            source.read_exact_at(bytes, task.source.start, self.watch)?;
+            bytes
+        };
         let mut report = CastReport::default();
         let once = conversion.apply(bytes, first, result);
         self.note_first(once, conversion.targets.iter().map(|target| target.tensor).min());
@@ -257,8 +272,15 @@ fn copy_in_kernel(
     Ok(copied)
 }
 
-/// The hashes of files on the hub, by model and file.
-type Hashes = BTreeMap<(usize, usize), InOrder>;
+/// Whether `error` says more than what came before it.
+///
+/// After damage nothing may be gone on with, whatever else went wrong at the same time.
+fn outranks(error: &Error, before: &Result<CastReport>) -> bool {
+    match before {
+        Ok(_) => true,
+        Err(before) => error.is_damaged_download() && !before.is_damaged_download(),
+    }
+}
 
 /// Where a task's bytes are read.
 struct Bytes<'a> {
@@ -273,12 +295,17 @@ impl<'a> Bytes<'a> {
         Self { source: &sources[task.model][task.file], fetched }
     }
 
+    /// Those of `range`, if they were fetched.
+    fn fetched(&self, range: &Range<u64>) -> Option<&'a [u8]> {
+        let (begin, fetched) = self.fetched?;
+        Some(&fetched[(range.start - begin) as usize..(range.end - begin) as usize])
+    }
+
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64, watch: &Watch) -> Result<()> {
-        let Some((begin, fetched)) = self.fetched else {
+        let Some(fetched) = self.fetched(&(offset..offset + bytes.len() as u64)) else {
             return self.source.read_exact_at(bytes, offset, watch);
         };
-        let begin = (offset - begin) as usize;
-        bytes.copy_from_slice(&fetched[begin..begin + bytes.len()]);
+        bytes.copy_from_slice(fetched);
         Ok(())
     }
 }
@@ -289,4 +316,39 @@ struct Buffers {
     fetched: Vec<u8>,
     source: Buffer,
     target: Buffer,
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::hub::HubError;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_to_the_others() {
+        let failed = AtomicBool::new(false);
+        drop(Alarm(&failed));
+        assert!(!failed.load(Ordering::Relaxed));
+        let panicked = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let _alarm = Alarm(&failed);
+                panic!("a worker ends so");
+            });
+            worker.join().is_err()
+        });
+        assert!(panicked && failed.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn damage_outranks_what_failed_beside_it() {
+        let hub = |error: HubError| Error::from(checkpoint::Error::from(error));
+        let (repo, file) = ("owner/name".to_owned(), "x.safetensors".to_owned());
+        let size =
+            || HubError::Size { repo: repo.clone(), file: file.clone(), expected: 2, found: 1 };
+        assert!(outranks(&Error::Cancelled, &Ok(CastReport::default())));
+        assert!(outranks(&hub(size()), &Err(Error::Cancelled)));
+        assert!(!outranks(&Error::Cancelled, &Err(hub(size()))));
+        let changed = HubError::Changed { repo: repo.clone(), file: file.clone() };
+        assert!(!outranks(&hub(changed), &Err(hub(size()))));
+    }
 }
