@@ -10,6 +10,8 @@ Examples:
   infer logits ./SmolLM2-135M 'The capital of France is'
   infer generate ./SmolLM2-135M 'The capital of France is' --max-new-tokens 40
   infer generate ./SmolLM2-135M --ids 504,3575,282 --temperature 0.8 --seed 1 --json
+  infer generate ./SOLAR-10.7B-Instruct-v1.0 --chat 'What is the square root of 24?'
+  infer chat ./SOLAR-10.7B-Instruct-v1.0
   infer score ./base ./deeper --text book.txt --max-tokens 4096
   infer tokens ./SmolLM2-135M 'How many?'
 
@@ -27,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Go on with a prompt
     Generate(Box<GenerateArgs>),
+    /// Talk with a model in the terminal
+    Chat(Box<ChatCommandArgs>),
     /// Say how well models predict a text
     Score(ScoreArgs),
     /// Show the best next tokens behind a prompt
@@ -97,6 +101,32 @@ pub(crate) struct IdsArgs {
     pub(crate) ids: Option<String>,
 }
 
+/// A chat instead of a text.
+#[derive(Args, Debug)]
+pub(crate) struct ChatArgs {
+    /// The prompt is what a user says: put it through the model's chat template
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) chat: bool,
+    /// The system prompt of the chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ChatCommandArgs {
+    /// A folder or a hub id, of a model with a chat template
+    pub(crate) model: String,
+    /// The system prompt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) length: LengthArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct LogitsArgs {
     /// A folder or a hub id
@@ -106,6 +136,8 @@ pub(crate) struct LogitsArgs {
     pub(crate) prompt: Option<String>,
     #[command(flatten)]
     pub(crate) ids: IdsArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// How many tokens to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) top: usize,
@@ -125,6 +157,8 @@ pub(crate) struct TokensArgs {
     pub(crate) text: Option<String>,
     #[command(flatten)]
     pub(crate) ids: IdsArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -168,6 +202,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) prompt: Option<String>,
     #[command(flatten)]
     pub(crate) ids: IdsArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]

@@ -11,13 +11,15 @@
 //! - [`cache`]: the keys and values of a sequence
 //! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
-//! - `random`, [`sampling`], [`generation_config`], [`generate`](mod@generate): new tokens
+//! - [`jinja`], [`chat_template`]: a chat as one text
+//! - `random`, [`sampling`], [`generation_config`], [`generate`](mod@generate), [`session`]: new tokens
 //! - [`windows`], [`score`](mod@score): how well a text is predicted
 //! - [`open`]: a model by its name
 
 pub mod anatomy;
 mod attention;
 pub mod cache;
+pub mod chat_template;
 pub mod config;
 mod dot;
 pub mod error;
@@ -25,6 +27,7 @@ mod family;
 mod feed_forward;
 pub mod generate;
 pub mod generation_config;
+pub mod jinja;
 mod keys;
 mod layer;
 pub mod model;
@@ -35,6 +38,7 @@ mod random;
 pub mod rope;
 pub mod sampling;
 pub mod score;
+pub mod session;
 pub mod source;
 pub mod stop_strings;
 pub mod text_stream;

@@ -1,5 +1,7 @@
 //! The program `infer`: parses the command line, calls the library, prints, and exits.
 
+mod chat;
+mod chosen;
 mod cli;
 mod input;
 mod report;
@@ -17,8 +19,8 @@ use infer::windows::Rule;
 use infer::{Error, Result, sampling};
 use serde_json::json;
 
-use crate::cli::{Cli, Command, GenerateArgs, LogitsArgs, RunArgs, ScoreArgs, TokensArgs};
-use crate::input::Input;
+use crate::cli::{Cli, Command, GenerateArgs, LogitsArgs, ScoreArgs, TokensArgs};
+use crate::input::{DEFAULT_MAX_NEW_TOKENS, Input};
 use crate::terminal::{Terminal, print};
 
 /// A chunk of llama.cpp's perplexity.
@@ -53,6 +55,9 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
     match command {
         Command::Generate(args) => generate(args, terminal)
             .map_err(|e| (format!("cannot generate with {}", args.model), e)),
+        Command::Chat(args) => {
+            chat::run(args, terminal).map_err(|e| (format!("cannot talk with {}", args.model), e))
+        }
         Command::Score(args) => score(args, terminal),
         Command::Logits(args) => {
             logits(args, terminal).map_err(|e| (format!("cannot run {}", args.model), e))
@@ -64,11 +69,10 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
 
 fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
-    let opened = open(&args.model, &args.run, terminal)?;
-    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
-    terminal.clear();
-    told(&args.run, model.notes());
+    let opened = chosen::open(&args.model, &args.run, terminal)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
+    let model = chosen::load(&opened, &args.run, terminal)?;
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
     let top = sampling::top(&logits, args.top);
     if args.json {
@@ -80,18 +84,24 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
 
 fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
-    let opened = open(&args.model, &args.run, terminal)?;
-    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
+    let opened = chosen::open(&args.model, &args.run, terminal)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
         return Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() });
     }
-    let request = input::request(args, &opened.generation_config()?, prompt.len())?;
+    let asked = input::Asked {
+        sampling: &args.sampling,
+        length: &args.length,
+        num: args.num.into(),
+        top_logprobs: args.top_logprobs,
+    };
+    let defaults = opened.generation_config()?;
+    let request = asked.request(&defaults, prompt.len(), DEFAULT_MAX_NEW_TOKENS)?;
     request.sampling.check(opened.config.vocab_size)?;
     let begin = Instant::now();
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    let model = chosen::load(&opened, &args.run, terminal)?;
     let load = begin.elapsed();
-    terminal.clear();
-    told(&args.run, model.notes());
 
     let mut on_step = |step: Step| show(args, &request, tokenizer.as_ref(), &step);
     let watch = progress.watch();
@@ -107,7 +117,10 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     }
     if generation.sequences.iter().any(|sequence| sequence.stop == Stop::ContextFull) {
         let positions = model.config().max_position_embeddings;
-        told(&args.run, &[format!("the context is full: the model has {positions} positions")]);
+        chosen::told(
+            &args.run,
+            &[format!("the context is full: the model has {positions} positions")],
+        );
     }
     if !args.run.quiet {
         terminal::to_stderr(&report::times(&generation, prompt.len(), load));
@@ -166,7 +179,7 @@ fn score_one(
     terminal: &Terminal,
 ) -> Result<score::Score> {
     let progress = terminal.progress(args.run.quiet);
-    let opened = open(model, &args.run, terminal)?;
+    let opened = chosen::open(model, &args.run, terminal)?;
     let mut text = match input {
         Input::Ids(ids) => {
             let ids = ids.clone();
@@ -187,9 +200,7 @@ fn score_one(
     let positions = opened.config.max_position_embeddings;
     let rule = rule(args, positions)?;
     rule.cut(text.ids.len(), text.bos.is_some())?;
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
-    terminal.clear();
-    told(&args.run, model.notes());
+    let model = chosen::load(&opened, &args.run, terminal)?;
     let score = score::score(&model, &text, rule, &progress.watch())?;
     terminal.clear();
     if score.num_windows > 1 {
@@ -197,7 +208,7 @@ fn score_one(
             Some(bos) => format!("each begins with BOS (token {bos})"),
             None => "they begin with the text's own tokens".to_owned(),
         };
-        told(&args.run, &[format!("{} windows; {beginning}", score.num_windows)]);
+        chosen::told(&args.run, &[format!("{} windows; {beginning}", score.num_windows)]);
     }
     Ok(score)
 }
@@ -222,52 +233,11 @@ fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     terminal.clear();
     let tokenizer = opened.tokenizer()?;
     let input = Input::prompt(args.text.as_ref(), &args.ids)?;
-    let ids = input.ids(|text| tokenizer.encode(text))?;
+    let ids = input.ids(|text| chosen::encode(&opened, &tokenizer, text, &args.chat))?;
     if args.json {
         let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id)).collect();
         return print(&format!("{:#}\n", json!({ "ids": ids, "pieces": pieces })));
     }
     let line = |&id: &u32| format!("{id:>7}  {}\n", report::piece(Some(&tokenizer), id));
     print(&ids.iter().map(line).collect::<String>())
-}
-
-/// Finds a model, and tells what a user should hear of that.
-fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
-    args.device.device()?;
-    let progress = terminal.progress(args.quiet);
-    let opened = Opened::find(model, &progress.watch())?;
-    terminal.clear();
-    told(args, &opened.notes);
-    Ok(opened)
-}
-
-fn told(args: &RunArgs, notes: &[String]) {
-    if !args.quiet {
-        terminal::notes(notes);
-    }
-}
-
-/// A prompt's tokens, and the tokenizer: without one, tokens must be given.
-fn prompt(opened: &Opened, input: Input) -> Result<(Option<Tokenizer>, Vec<u32>)> {
-    let tokenizer = match (opened.tokenizer(), &input) {
-        (Ok(tokenizer), _) => Some(tokenizer),
-        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => None,
-        (Err(error), _) => return Err(error),
-    };
-    let ids = input.ids(|text| match &tokenizer {
-        Some(tokenizer) => tokenizer.encode(text),
-        None => Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() }),
-    })?;
-    let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
-    // Said before weights are read, which may take a while.
-    if ids.is_empty() {
-        return Err(Error::EmptyPrompt);
-    }
-    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-        return Err(Error::NoSuchToken { id, vocab_size });
-    }
-    if ids.len() > available {
-        return Err(Error::TooManyTokens { needed: ids.len(), available });
-    }
-    Ok((tokenizer, ids))
 }

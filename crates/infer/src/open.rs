@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use checkpoint::Checkpoint;
 use checkpoint::hub::{self, Hub, HubError, ModelId};
 
+use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result, one_line};
 use crate::generation_config::GenerationConfig;
@@ -94,6 +95,11 @@ impl Opened {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Tokenizer::open(self.checkpoint.folder(), self.config.vocab_size)
+    }
+
+    /// How it wants a chat written.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        ChatTemplate::open(self.checkpoint.folder())
     }
 
     /// What its files say of generation.
