@@ -31,6 +31,10 @@ pub(crate) fn environment(source: &str, clock: Clock) -> Result<Environment<'sta
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_formatter(|out, _, value| Ok(out.write_str(&text(value))?));
     environment.add_filter("tojson", to_json);
+    // None is not, in Python.
+    environment.add_test("iterable", |value: &Value| {
+        !value.is_none() && !value.is_undefined() && value.try_iter().is_ok()
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
