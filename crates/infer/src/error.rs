@@ -259,6 +259,17 @@ pub enum Error {
         place: String,
     },
 
+    /// Models that cannot be compared.
+    #[error("the models differ in their {what}: {model} and {other}")]
+    Incomparable {
+        /// What they differ in.
+        what: &'static str,
+        /// How many the model has.
+        model: usize,
+        /// How many the other has.
+        other: usize,
+    },
+
     /// A form of model that is not run yet.
     #[error("{} is {what}, which infer does not run yet", path.display())]
     NotYet {

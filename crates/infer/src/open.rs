@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use checkpoint::Checkpoint;
 use checkpoint::hub::{self, Hub, HubError, ModelId};
+use checkpoint::{Checkpoint, folder};
 
+use crate::anatomy::Expected;
 use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result, one_line};
 use crate::generation_config::GenerationConfig;
+use crate::memory::Footprint;
 use crate::model::Model;
 use crate::progress::{Progress, Unit, Watch};
+use crate::random_weights::RandomWeights;
 use crate::source::MappedWeights;
 use crate::tokenizer::Tokenizer;
 
@@ -45,7 +48,9 @@ pub enum Place {
 }
 
 impl Arithmetic {
-    fn dtype(self) -> DType {
+    /// The type of activations and of the cache.
+    #[must_use]
+    pub fn dtype(self) -> DType {
         match self {
             Self::Auto | Self::F32 => DType::F32,
             Self::F16 => DType::F16,
@@ -108,12 +113,47 @@ impl Opened {
         GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &checkpoint.config_path())
     }
 
+    /// What it would take in memory.
+    #[must_use]
+    pub fn footprint(&self, arithmetic: Arithmetic) -> Footprint {
+        footprint(&self.config, arithmetic)
+    }
+
     /// Loads its weights.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
         let checkpoint = Arc::clone(&self.checkpoint);
         let source = MappedWeights::open(checkpoint, arithmetic.dtype(), &place.device()?)?;
         Model::load(self.config.clone(), &source, watch)
     }
+}
+
+/// The config of a model of which no more than that need be there: a folder with it, or the file.
+pub fn config_alone(spec: &str) -> Result<DecoderConfig> {
+    let path = Path::new(spec);
+    let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    DecoderConfig::read(&folder::read_object(&path)?, &path)
+}
+
+/// A model of this config with random weights.
+pub fn load_random(
+    config: &DecoderConfig,
+    spec: &str,
+    arithmetic: Arithmetic,
+    place: Place,
+    watch: &Watch,
+) -> Result<Model> {
+    let device = place.device()?;
+    let source = RandomWeights::new(config, Path::new(spec), arithmetic.dtype(), &device);
+    Model::load(config.clone(), &source, watch)
+}
+
+/// What a model of this config takes in memory, all of it in the type of the arithmetic.
+#[must_use]
+pub fn footprint(config: &DecoderConfig, arithmetic: Arithmetic) -> Footprint {
+    let dtype = arithmetic.dtype();
+    let bytes =
+        |tensor: &Expected| (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64;
+    Footprint::new(config, bytes, dtype)
 }
 
 /// The path of a model, and what a user should hear of the way there.
