@@ -1,9 +1,12 @@
 //! The program `infer`: parses the command line, calls the library, prints, and exits.
 
+mod bench_command;
 mod chat;
 mod chosen;
 mod cli;
+mod compare_command;
 mod input;
+mod inspect_command;
 mod report;
 mod terminal;
 
@@ -38,7 +41,8 @@ fn main() -> ExitCode {
     let result = run(&cli.command, &terminal);
     terminal.clear();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err((_, error)) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err((_, Error::Cancelled)) => {
             ExitCode::from(terminal.signal().map_or(2, |signal| 128 + signal))
@@ -50,9 +54,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command; an error comes with what could not be done because of it.
-fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
+/// Runs a command, and returns whether its answer is yes; an error comes with what could not be done
+/// because of it.
+fn run(command: &Command, terminal: &Terminal) -> Result<bool, (String, Error)> {
     match command {
+        Command::Compare(args) => {
+            let what = |e| (format!("cannot compare {} and {}", args.model, args.other), e);
+            return compare_command::run(args, terminal).map_err(what);
+        }
+        Command::Bench(args) => bench_command::run(args, terminal)
+            .map_err(|e| (format!("cannot measure {}", args.model), e)),
+        Command::Inspect(args) => inspect_command::run(args, terminal)
+            .map_err(|e| (format!("cannot inspect {}", args.model), e)),
         Command::Generate(args) => generate(args, terminal)
             .map_err(|e| (format!("cannot generate with {}", args.model), e)),
         Command::Chat(args) => {
@@ -65,6 +78,7 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
         Command::Tokens(args) => tokens(args, terminal)
             .map_err(|e| (format!("cannot use the tokenizer of {}", args.model), e)),
     }
+    .map(|()| true)
 }
 
 fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
