@@ -10,11 +10,16 @@ Examples:
   infer logits ./SmolLM2-135M 'The capital of France is'
   infer generate ./SmolLM2-135M 'The capital of France is' --max-new-tokens 40
   infer generate ./SmolLM2-135M --ids 504,3575,282 --temperature 0.8 --seed 1 --json
+  infer generate ./SOLAR-10.7B-Instruct-v1.0 --chat 'What is the square root of 24?'
+  infer chat ./SOLAR-10.7B-Instruct-v1.0
   infer score ./base ./deeper --text book.txt --max-tokens 4096
   infer score ./SmolLM2-135M --layers 'dus(8)' --text book.txt
+  infer compare ./deeper ./base --text book.txt --tolerance 1e-3
+  infer bench ./SmolLM2-135M
+  infer inspect ./SmolLM2-135M --context 2048
   infer tokens ./SmolLM2-135M 'How many?'
 
-Exit codes: 0 done; 2 it could not be done; 130 after ^C; 143 after SIGTERM.";
+Exit codes: 0 done; 1 beyond the bounds given to compare; 2 it could not be done; 130 after ^C; 143 after SIGTERM.";
 
 /// Runs decoder checkpoints: Llama, Mistral, Qwen2 and Qwen3 in folders of safetensors
 #[derive(Parser, Debug)]
@@ -28,8 +33,16 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Go on with a prompt
     Generate(Box<GenerateArgs>),
+    /// Talk with a model in the terminal
+    Chat(Box<ChatCommandArgs>),
     /// Say how well models predict a text
     Score(ScoreArgs),
+    /// Compare a model's logits with another's, or with a reference
+    Compare(CompareArgs),
+    /// Measure how fast a model runs
+    Bench(BenchArgs),
+    /// Show what a model would take in memory
+    Inspect(InspectArgs),
     /// Show the best next tokens behind a prompt
     Logits(LogitsArgs),
     /// Show a text's tokens
@@ -45,7 +58,7 @@ pub(crate) struct RunArgs {
     pub(crate) layers: Option<String>,
     /// The type of the arithmetic
     #[arg(long, value_enum, default_value_t)]
-    dtype: DtypeName,
+    pub(crate) dtype: DtypeName,
     /// Where to run: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = place)]
     pub(crate) device: Place,
@@ -66,7 +79,7 @@ impl RunArgs {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
-enum DtypeName {
+pub(crate) enum DtypeName {
     /// f32 on the CPU
     #[default]
     Auto,
@@ -102,6 +115,117 @@ pub(crate) struct IdsArgs {
     pub(crate) ids: Option<String>,
 }
 
+/// A chat instead of a text.
+#[derive(Args, Debug)]
+pub(crate) struct ChatArgs {
+    /// The prompt is what a user says: put it through the model's chat template
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) chat: bool,
+    /// The system prompt of the chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ChatCommandArgs {
+    /// A folder, a hub id or a recipe, of a model with a chat template
+    pub(crate) model: String,
+    /// The system prompt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) length: LengthArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// A folder, a hub id or a recipe
+    pub(crate) model: String,
+    /// The model to compare with, or a .json file with reference logits
+    pub(crate) other: String,
+    /// Compare behind this text; may be given several times [default: five short texts]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["text", "ids"])]
+    pub(crate) prompt: Vec<String>,
+    /// Compare at each position of a text: its file, or - for stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "ids")]
+    pub(crate) text: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ids: IdsArgs,
+    /// Compare only so many tokens, from the beginning [default: 512]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// Exit with 1 if two logits are further apart
+    #[arg(long, value_name = "X")]
+    pub(crate) tolerance: Option<f64>,
+    /// Exit with 1 if the mean KL(OTHER || MODEL) is larger, in nats
+    #[arg(long, value_name = "X")]
+    pub(crate) max_kl: Option<f64>,
+    /// Exit with 1 if the best tokens agree at a smaller share of positions, from 0 to 1
+    #[arg(long, value_name = "X")]
+    pub(crate) min_agreement: Option<f64>,
+    /// The type of OTHER's arithmetic [default: as MODEL's]
+    #[arg(long, value_enum)]
+    pub(crate) other_dtype: Option<DtypeName>,
+    /// Where OTHER runs [default: as MODEL]
+    #[arg(long, value_name = "DEVICE", value_parser = place)]
+    pub(crate) other_device: Option<Place>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// A folder, a hub id or a recipe
+    pub(crate) model: String,
+    /// Random numbers for weights: MODEL need be no more than a config.json, or a folder with one
+    #[arg(long)]
+    pub(crate) random_weights: bool,
+    /// Lengths of prompts, in tokens
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [128, 512, 2048])]
+    pub(crate) prompts: Vec<usize>,
+    /// Tokens before those that are decoded
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [16, 1920])]
+    pub(crate) contexts: Vec<usize>,
+    /// Sequences decoded side by side, at the shortest context
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
+    pub(crate) batches: Vec<usize>,
+    /// Tokens of each decoding
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) steps: usize,
+    /// How often each is measured; the median counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) repeats: usize,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// A folder, a hub id or a recipe; no weights are read
+    pub(crate) model: String,
+    /// Positions that the cache is to hold [default: the model's]
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// Sequences at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) batch: usize,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct LogitsArgs {
     /// A folder, a hub id, or a recipe (.toml), which is run without building it
@@ -111,6 +235,8 @@ pub(crate) struct LogitsArgs {
     pub(crate) prompt: Option<String>,
     #[command(flatten)]
     pub(crate) ids: IdsArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// How many tokens to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) top: usize,
@@ -130,6 +256,8 @@ pub(crate) struct TokensArgs {
     pub(crate) text: Option<String>,
     #[command(flatten)]
     pub(crate) ids: IdsArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -173,6 +301,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) prompt: Option<String>,
     #[command(flatten)]
     pub(crate) ids: IdsArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]

@@ -148,6 +148,50 @@ pub enum Error {
         vocab_size: usize,
     },
 
+    /// A chat with a model that has no template for one.
+    #[error("{} has no chat template", model.display())]
+    NoChatTemplate {
+        /// The model's folder.
+        model: PathBuf,
+    },
+
+    /// A chat template that cannot be read.
+    #[error("{} is not read as a chat template: {reason}", path.display())]
+    ChatTemplate {
+        /// The file that it stands in.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
+    /// A chat template that fails, or that refuses the messages.
+    #[error("the chat template failed: {reason}")]
+    TemplateFailed {
+        /// Its own word, or where it went wrong.
+        reason: String,
+    },
+
+    /// A command that a chat does not know.
+    #[error("there is no command /{command}")]
+    UnknownChatCommand {
+        /// The command, without its stroke.
+        command: String,
+    },
+
+    /// A question is to be taken back, and none was asked.
+    #[error("nothing has been asked yet")]
+    NothingToTakeBack,
+
+    /// A file that is not what a chat is saved as.
+    #[error("{} is not a list of messages", path.display())]
+    Messages {
+        /// The file.
+        path: PathBuf,
+        /// Where it differs.
+        #[source]
+        source: serde_json::Error,
+    },
+
     /// A token that the model does not have.
     #[error("there is no token {id}: the model has ids up to {}", vocab_size - 1)]
     NoSuchToken {
@@ -215,6 +259,17 @@ pub enum Error {
         model: PathBuf,
     },
 
+    /// Models that cannot be compared.
+    #[error("the models differ in their {what}: {model} and {other}")]
+    Incomparable {
+        /// What they differ in.
+        what: &'static str,
+        /// How many the model has.
+        model: usize,
+        /// How many the other has.
+        other: usize,
+    },
+
     /// A form of model that is not run yet.
     #[error("{} is {what}, which infer does not run yet", path.display())]
     NotYet {
@@ -258,6 +313,10 @@ impl Error {
             Self::MissingTensor { .. } => {
                 "the model looks incomplete; download it again".to_owned()
             }
+            Self::NoChatTemplate { .. } => {
+                "a base model goes on with texts: give the prompt without --chat".to_owned()
+            }
+            Self::UnknownChatCommand { .. } => "/help lists them".to_owned(),
             Self::TokenizerVocabulary { .. } => {
                 "take the tokenizer files of the model that the weights came from".to_owned()
             }

@@ -127,14 +127,30 @@ pub fn generate(
     on_step: &mut dyn FnMut(Step) -> Result<()>,
     watch: &Watch,
 ) -> Result<Generation> {
+    let mut cache = model.cache(prompt.len() + request.max_new_tokens.min(ROOM))?;
+    go_on(model, tokenizer, prompt, &mut cache, request, on_step, watch)
+}
+
+/// As [`generate`], with a cache that holds some of the prompt's first tokens, not all of them.
+///
+/// At the end, and after an error, it holds the prompt's and the last sequence's tokens, or the first
+/// of them.
+pub fn go_on(
+    model: &Model,
+    tokenizer: Option<&Tokenizer>,
+    prompt: &[u32],
+    cache: &mut KvCache,
+    request: &Request,
+    on_step: &mut dyn FnMut(Step) -> Result<()>,
+    watch: &Watch,
+) -> Result<Generation> {
     request.sampling.check(model.config().vocab_size)?;
     let available = model.config().max_position_embeddings;
     if prompt.len() > available {
         return Err(Error::TooManyTokens { needed: prompt.len(), available });
     }
     let begin = Instant::now();
-    let mut cache = model.cache(prompt.len() + request.max_new_tokens.min(ROOM))?;
-    let logits = prefill(model, prompt, &mut cache, watch)?;
+    let logits = prefill(model, prompt, cache, watch)?;
     let prefill = begin.elapsed();
 
     let begin = Instant::now();
@@ -142,11 +158,11 @@ pub fn generate(
     let mut sequences = Vec::new();
     for number in 0..request.num_sequences {
         let cache = if number + 1 < request.num_sequences { Some(cache.fork()?) } else { None };
-        sequences.push(Live::new(number, tokenizer, request, cache));
+        sequences.push(Live::new(number, tokenizer, request, cache.map(Held::Own)));
     }
     // The last sequence has the cache itself.
     if let Some(last) = sequences.last_mut() {
-        last.cache = Some(cache);
+        last.cache = Some(Held::Lent(cache));
     }
     for sequence in &mut sequences {
         sequence.step(&logits, prompt, request, bounds, on_step)?;
@@ -172,10 +188,10 @@ pub fn next_logits(model: &Model, prompt: &[u32], watch: &Watch) -> Result<Vec<f
     prefill(model, prompt, &mut cache, watch)
 }
 
-/// Runs a prompt in pieces, and returns the logits behind it.
+/// Runs what `cache` lacks of a prompt in pieces, and returns the logits behind it.
 fn prefill(model: &Model, prompt: &[u32], cache: &mut KvCache, watch: &Watch) -> Result<Vec<f32>> {
     let mut last = None;
-    for piece in prompt.chunks(PIECE) {
+    for piece in prompt[cache.len()..].chunks(PIECE) {
         watch.check()?;
         let hidden = model.forward(piece, cache)?;
         last = Some(hidden.narrow(0, piece.len() - 1, 1)?);
@@ -197,7 +213,7 @@ fn together(
         .iter_mut()
         .filter_map(|live| {
             let tokens = live.ids.last_chunk::<1>()?;
-            Some(Sequence { tokens, cache: live.cache.as_mut()? })
+            Some(Sequence { tokens, cache: live.cache.as_mut()?.get() })
         })
         .collect();
     let hidden = model.forward_batch(&mut batch)?;
@@ -228,10 +244,25 @@ impl Bounds {
     }
 }
 
+/// A sequence's cache: a copy, or the caller's.
+enum Held<'a> {
+    Own(KvCache),
+    Lent(&'a mut KvCache),
+}
+
+impl Held<'_> {
+    fn get(&mut self) -> &mut KvCache {
+        match self {
+            Self::Own(cache) => cache,
+            Self::Lent(cache) => cache,
+        }
+    }
+}
+
 /// A sequence on its way.
 struct Live<'a> {
     number: usize,
-    cache: Option<KvCache>,
+    cache: Option<Held<'a>>,
     ids: Vec<u32>,
     stream: Option<TextStream<'a>>,
     stop_strings: StopStrings,
@@ -245,7 +276,7 @@ impl<'a> Live<'a> {
         number: usize,
         tokenizer: Option<&'a Tokenizer>,
         request: &Request,
-        cache: Option<KvCache>,
+        cache: Option<Held<'a>>,
     ) -> Self {
         Self {
             number,
@@ -304,7 +335,7 @@ impl<'a> Live<'a> {
         if self.stop.is_some() { self.end(on_step) } else { Ok(()) }
     }
 
-    /// Shows what was held back, and frees the cache.
+    /// Shows what was held back, and lets go of the cache.
     fn end(&mut self, on_step: &mut dyn FnMut(Step) -> Result<()>) -> Result<()> {
         self.cache = None;
         let Some(stream) = self.stream.as_mut().filter(|_| self.stop != Some(Stop::StopString))

@@ -7,13 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use infer::generate::Request;
 use infer::generation_config::GenerationConfig;
 use infer::sampling::Sampling;
-use infer::tokenizer::Encoded;
 use infer::{Error, Result};
 
-use crate::cli::{GenerateArgs, IdsArgs, LengthArgs, SamplingArgs};
+use crate::cli::{IdsArgs, LengthArgs, SamplingArgs};
 
-/// New tokens where nothing says how many.
-const DEFAULT_MAX_NEW_TOKENS: usize = 256;
+/// New tokens of `generate` where nothing says how many.
+pub(crate) const DEFAULT_MAX_NEW_TOKENS: usize = 256;
 
 /// A text, or tokens.
 pub(crate) enum Input {
@@ -47,9 +46,9 @@ impl Input {
     }
 
     /// The tokens, with `encode` for a text.
-    pub(crate) fn ids(self, encode: impl FnOnce(&str) -> Result<Encoded>) -> Result<Vec<u32>> {
+    pub(crate) fn ids(self, encode: impl FnOnce(&str) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
         match self {
-            Self::Text(text) => Ok(encode(&text)?.ids),
+            Self::Text(text) => encode(&text),
             Self::Ids(ids) => Ok(ids),
         }
     }
@@ -86,21 +85,34 @@ fn read_ids(text: &str) -> Result<Vec<u32>> {
     words.map(id).collect()
 }
 
-/// What is asked of generation, behind a prompt of `prompt_tokens`.
-pub(crate) fn request(
-    args: &GenerateArgs,
-    defaults: &GenerationConfig,
-    prompt_tokens: usize,
-) -> Result<Request> {
-    Ok(Request {
-        sampling: sampling(&args.sampling, defaults),
-        seed: args.sampling.seed.unwrap_or_else(another_seed),
-        max_new_tokens: max_new_tokens(&args.length, defaults, prompt_tokens)?,
-        eos: defaults.eos.clone(),
-        stop_strings: args.length.stop.clone(),
-        num_sequences: args.num.into(),
-        top_logprobs: args.top_logprobs,
-    })
+/// What is asked of generation.
+pub(crate) struct Asked<'a> {
+    pub(crate) sampling: &'a SamplingArgs,
+    pub(crate) length: &'a LengthArgs,
+    pub(crate) num: usize,
+    pub(crate) top_logprobs: Option<usize>,
+}
+
+impl Asked<'_> {
+    /// The request behind a prompt of `prompt_tokens`; `max_new_tokens` holds where neither flags nor
+    /// `defaults` say how many.
+    pub(crate) fn request(
+        &self,
+        defaults: &GenerationConfig,
+        prompt_tokens: usize,
+        max_new_tokens: usize,
+    ) -> Result<Request> {
+        Ok(Request {
+            sampling: sampling(self.sampling, defaults),
+            seed: self.sampling.seed.unwrap_or_else(another_seed),
+            max_new_tokens: self::max_new_tokens(self.length, defaults, prompt_tokens)?
+                .unwrap_or(max_new_tokens),
+            eos: defaults.eos.clone(),
+            stop_strings: self.length.stop.clone(),
+            num_sequences: self.num,
+            top_logprobs: self.top_logprobs,
+        })
+    }
 }
 
 /// Flags over the model's defaults. A flag that only matters to draws turns drawing on.
@@ -130,18 +142,18 @@ fn max_new_tokens(
     args: &LengthArgs,
     defaults: &GenerationConfig,
     prompt_tokens: usize,
-) -> Result<usize> {
+) -> Result<Option<usize>> {
     if let Some(max_new_tokens) = args.max_new_tokens {
-        return Ok(max_new_tokens);
+        return Ok(Some(max_new_tokens));
     }
     if let Some(max_length) = args.max_length {
         let left = max_length.checked_sub(prompt_tokens).filter(|&left| left > 0);
-        return left.ok_or(Error::NoRoom { prompt: prompt_tokens, max_length });
+        return left.map(Some).ok_or(Error::NoRoom { prompt: prompt_tokens, max_length });
     }
     // A default that leaves no room was not made for this prompt.
     let left = defaults.max_length.and_then(|length| length.checked_sub(prompt_tokens));
     let left = left.filter(|&left| left > 0);
-    Ok(defaults.max_new_tokens.or(left).unwrap_or(DEFAULT_MAX_NEW_TOKENS))
+    Ok(defaults.max_new_tokens.or(left))
 }
 
 fn another_seed() -> u64 {

@@ -51,6 +51,21 @@ pub(crate) struct Turns {
 }
 
 impl Layer {
+    /// The bytes of its matrices.
+    pub(crate) fn bytes(&self) -> u64 {
+        let (attention, feed_forward) = (&self.attention, &self.feed_forward);
+        let matrices = [
+            &attention.q_proj,
+            &attention.k_proj,
+            &attention.v_proj,
+            &attention.o_proj,
+            &feed_forward.gate_proj,
+            &feed_forward.up_proj,
+            &feed_forward.down_proj,
+        ];
+        matrices.iter().map(|linear| linear.weight.bytes()).sum()
+    }
+
     /// (n, `hidden_size`) to the same; the caches hold the rows' keys and values as layer `number`'s.
     pub(crate) fn forward(
         &self,

@@ -6,18 +6,27 @@
 //! - `family`: what differs between the families, in a table
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
-//! - [`anatomy`]: which tensors such a decoder has
-//! - `dot`, [`weight`], `numbers`, `stored`, [`source`], [`unbuilt`]: matrices, and where they come from
+//! - [`anatomy`], [`memory`]: which tensors such a decoder has, and what it takes in memory
+//! - `random`: numbers that follow from a place
+//! - `dot`, [`weight`], `numbers`, `stored`, [`source`], [`unbuilt`], [`random_weights`]: matrices, and
+//!   where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
-//! - `random`, [`sampling`], [`generation_config`], [`generate`](mod@generate): new tokens
+//! - [`jinja`], [`chat_template`]: a chat as one text
+//! - [`sampling`], [`generation_config`], [`generate`](mod@generate), [`session`]: new tokens
 //! - [`windows`], [`score`](mod@score): how well a text is predicted
+//! - [`compare`](mod@compare), [`reference_logits`]: how far a model is from another
+//! - [`bandwidth`], [`bench`](mod@bench): how fast it runs
 //! - [`open`]: a model by its name
 
 pub mod anatomy;
 mod attention;
+pub mod bandwidth;
+pub mod bench;
 pub mod cache;
+pub mod chat_template;
+pub mod compare;
 pub mod config;
 mod dot;
 pub mod error;
@@ -25,16 +34,21 @@ mod family;
 mod feed_forward;
 pub mod generate;
 pub mod generation_config;
+pub mod jinja;
 mod keys;
 mod layer;
+pub mod memory;
 pub mod model;
 mod numbers;
 pub mod open;
 pub mod progress;
 mod random;
+pub mod random_weights;
+pub mod reference_logits;
 pub mod rope;
 pub mod sampling;
 pub mod score;
+pub mod session;
 pub mod source;
 pub mod stop_strings;
 mod stored;

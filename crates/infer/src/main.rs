@@ -1,7 +1,12 @@
 //! The program `infer`: parses the command line, calls the library, prints, and exits.
 
+mod bench_command;
+mod chat;
+mod chosen;
 mod cli;
+mod compare_command;
 mod input;
+mod inspect_command;
 mod report;
 mod terminal;
 
@@ -17,8 +22,8 @@ use infer::windows::Rule;
 use infer::{Error, Result, sampling};
 use serde_json::json;
 
-use crate::cli::{Cli, Command, GenerateArgs, LogitsArgs, RunArgs, ScoreArgs, TokensArgs};
-use crate::input::Input;
+use crate::cli::{Cli, Command, GenerateArgs, LogitsArgs, ScoreArgs, TokensArgs};
+use crate::input::{DEFAULT_MAX_NEW_TOKENS, Input};
 use crate::terminal::{Terminal, print};
 
 /// A chunk of llama.cpp's perplexity.
@@ -36,7 +41,8 @@ fn main() -> ExitCode {
     let result = run(&cli.command, &terminal);
     terminal.clear();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err((_, error)) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err((_, Error::Cancelled)) => {
             ExitCode::from(terminal.signal().map_or(2, |signal| 128 + signal))
@@ -48,11 +54,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command; an error comes with what could not be done because of it.
-fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
+/// Runs a command, and returns whether its answer is yes; an error comes with what could not be done
+/// because of it.
+fn run(command: &Command, terminal: &Terminal) -> Result<bool, (String, Error)> {
     match command {
+        Command::Compare(args) => {
+            let what = |e| (format!("cannot compare {} and {}", args.model, args.other), e);
+            return compare_command::run(args, terminal).map_err(what);
+        }
+        Command::Bench(args) => bench_command::run(args, terminal)
+            .map_err(|e| (format!("cannot measure {}", args.model), e)),
+        Command::Inspect(args) => inspect_command::run(args, terminal)
+            .map_err(|e| (format!("cannot inspect {}", args.model), e)),
         Command::Generate(args) => generate(args, terminal)
             .map_err(|e| (format!("cannot generate with {}", args.model), e)),
+        Command::Chat(args) => {
+            chat::run(args, terminal).map_err(|e| (format!("cannot talk with {}", args.model), e))
+        }
         Command::Score(args) => score(args, terminal),
         Command::Logits(args) => {
             logits(args, terminal).map_err(|e| (format!("cannot run {}", args.model), e))
@@ -60,15 +78,15 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), (String, Error)> {
         Command::Tokens(args) => tokens(args, terminal)
             .map_err(|e| (format!("cannot use the tokenizer of {}", args.model), e)),
     }
+    .map(|()| true)
 }
 
 fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
-    let opened = open(&args.model, &args.run, terminal)?;
-    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
-    terminal.clear();
-    told(&args.run, model.notes());
+    let opened = chosen::open(&args.model, &args.run, terminal)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
+    let model = chosen::load(&opened, &args.run, terminal)?;
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
     let top = sampling::top(&logits, args.top);
     if args.json {
@@ -80,18 +98,24 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
 
 fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
-    let opened = open(&args.model, &args.run, terminal)?;
-    let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
+    let opened = chosen::open(&args.model, &args.run, terminal)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
         return Err(Error::NoTokenizer { model: opened.path().to_owned() });
     }
-    let request = input::request(args, &opened.generation_config()?, prompt.len())?;
+    let asked = input::Asked {
+        sampling: &args.sampling,
+        length: &args.length,
+        num: args.num.into(),
+        top_logprobs: args.top_logprobs,
+    };
+    let defaults = opened.generation_config()?;
+    let request = asked.request(&defaults, prompt.len(), DEFAULT_MAX_NEW_TOKENS)?;
     request.sampling.check(opened.config.vocab_size)?;
     let begin = Instant::now();
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    let model = chosen::load(&opened, &args.run, terminal)?;
     let load = begin.elapsed();
-    terminal.clear();
-    told(&args.run, model.notes());
 
     let mut on_step = |step: Step| show(args, &request, tokenizer.as_ref(), &step);
     let watch = progress.watch();
@@ -107,7 +131,10 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     }
     if generation.sequences.iter().any(|sequence| sequence.stop == Stop::ContextFull) {
         let positions = model.config().max_position_embeddings;
-        told(&args.run, &[format!("the context is full: the model has {positions} positions")]);
+        chosen::told(
+            &args.run,
+            &[format!("the context is full: the model has {positions} positions")],
+        );
     }
     if !args.run.quiet {
         terminal::to_stderr(&report::times(&generation, prompt.len(), load));
@@ -166,7 +193,7 @@ fn score_one(
     terminal: &Terminal,
 ) -> Result<score::Score> {
     let progress = terminal.progress(args.run.quiet);
-    let opened = open(model, &args.run, terminal)?;
+    let opened = chosen::open(model, &args.run, terminal)?;
     let mut text = match input {
         Input::Ids(ids) => {
             let ids = ids.clone();
@@ -187,9 +214,7 @@ fn score_one(
     let positions = opened.config.max_position_embeddings;
     let rule = rule(args, positions)?;
     rule.cut(text.ids.len(), text.bos.is_some())?;
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
-    terminal.clear();
-    told(&args.run, model.notes());
+    let model = chosen::load(&opened, &args.run, terminal)?;
     let score = score::score(&model, &text, rule, &progress.watch())?;
     terminal.clear();
     if score.num_windows > 1 {
@@ -197,7 +222,7 @@ fn score_one(
             Some(bos) => format!("each begins with BOS (token {bos})"),
             None => "they begin with the text's own tokens".to_owned(),
         };
-        told(&args.run, &[format!("{} windows; {beginning}", score.num_windows)]);
+        chosen::told(&args.run, &[format!("{} windows; {beginning}", score.num_windows)]);
     }
     Ok(score)
 }
@@ -222,53 +247,11 @@ fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     terminal.clear();
     let tokenizer = opened.tokenizer()?;
     let input = Input::prompt(args.text.as_ref(), &args.ids)?;
-    let ids = input.ids(|text| tokenizer.encode(text))?;
+    let ids = input.ids(|text| chosen::encode(&opened, &tokenizer, text, &args.chat))?;
     if args.json {
         let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id)).collect();
         return print(&format!("{:#}\n", json!({ "ids": ids, "pieces": pieces })));
     }
     let line = |&id: &u32| format!("{id:>7}  {}\n", report::piece(Some(&tokenizer), id));
     print(&ids.iter().map(line).collect::<String>())
-}
-
-/// Finds a model, and tells what a user should hear of that.
-fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
-    args.device.device()?;
-    let progress = terminal.progress(args.quiet);
-    let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };
-    let opened = Opened::find(&spec, Wanted::Weights, &progress.watch())?;
-    terminal.clear();
-    told(args, &opened.notes);
-    Ok(opened)
-}
-
-fn told(args: &RunArgs, notes: &[String]) {
-    if !args.quiet {
-        terminal::notes(notes);
-    }
-}
-
-/// A prompt's tokens, and the tokenizer: without one, tokens must be given.
-fn prompt(opened: &Opened, input: Input) -> Result<(Option<Tokenizer>, Vec<u32>)> {
-    let tokenizer = match (opened.tokenizer(), &input) {
-        (Ok(tokenizer), _) => Some(tokenizer),
-        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => None,
-        (Err(error), _) => return Err(error),
-    };
-    let ids = input.ids(|text| match &tokenizer {
-        Some(tokenizer) => tokenizer.encode(text),
-        None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
-    })?;
-    let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
-    // Said before weights are read, which may take a while.
-    if ids.is_empty() {
-        return Err(Error::EmptyPrompt);
-    }
-    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-        return Err(Error::NoSuchToken { id, vocab_size });
-    }
-    if ids.len() > available {
-        return Err(Error::TooManyTokens { needed: ids.len(), available });
-    }
-    Ok((tokenizer, ids))
 }

@@ -79,6 +79,12 @@ impl Model {
         &self.notes
     }
 
+    /// The bytes of matrices that a step reads: all but the embedding's, of which it takes rows.
+    #[must_use]
+    pub fn step_bytes(&self) -> u64 {
+        self.layers.iter().map(Layer::bytes).sum::<u64>() + self.head.bytes()
+    }
+
     /// An empty cache with room for `capacity` positions.
     pub fn cache(&self, capacity: usize) -> Result<KvCache> {
         Ok(KvCache::new(&self.config, capacity, self.dtype, &self.device)?)

@@ -1,21 +1,27 @@
 //! A model by the name that a user gives it: found, fetched, checked, loaded.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, folder};
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::recipe::{Draft, Recipe, Source};
 use dus::sources::{self, Access};
+use dus::splice::NewTensor;
 use dus::unbuilt::Unbuilt;
 use tempfile::TempDir;
 
+use crate::anatomy::Expected;
+use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
 use crate::generation_config::GenerationConfig;
+use crate::memory::Footprint;
 use crate::model::Model;
 use crate::progress::{Unit, Watch};
+use crate::random_weights::RandomWeights;
 use crate::source::MappedWeights;
 use crate::tokenizer::Tokenizer;
 use crate::unbuilt::UnbuiltWeights;
@@ -49,7 +55,9 @@ pub enum Place {
 }
 
 impl Arithmetic {
-    fn dtype(self) -> DType {
+    /// The type of activations and of the cache.
+    #[must_use]
+    pub fn dtype(self) -> DType {
         match self {
             Self::Auto | Self::F32 => DType::F32,
             Self::F16 => DType::F16,
@@ -189,10 +197,30 @@ impl Opened {
         Tokenizer::open(self.donor().folder(), self.config.vocab_size)
     }
 
+    /// How it wants a chat written.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        ChatTemplate::open(self.donor().folder())
+    }
+
     /// What its files say of generation.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
         let donor = self.donor();
         GenerationConfig::read(donor.folder(), donor.config(), &donor.config_path())
+    }
+
+    /// What it would take in memory; layers that have the same bytes take them once.
+    #[must_use]
+    pub fn footprint(&self, arithmetic: Arithmetic) -> Footprint {
+        let repeated = match &self.files {
+            Files::Built { .. } => HashSet::new(),
+            Files::Unbuilt(unbuilt) => repeated(unbuilt.blueprint()),
+            Files::Planned(blueprint) => repeated(blueprint),
+        };
+        let dtype = arithmetic.dtype();
+        let bytes = |tensor: &Expected| {
+            if repeated.contains(&*tensor.name) { 0 } else { bytes_in(tensor, dtype) }
+        };
+        Footprint::new(&self.config, bytes, dtype)
     }
 
     /// Loads its weights, which must have been wanted.
@@ -212,6 +240,54 @@ impl Opened {
             }
         }
     }
+}
+
+/// The config of a model of which no more than that need be there: a folder with it, or the file.
+pub fn config_alone(spec: &str) -> Result<DecoderConfig> {
+    let path = Path::new(spec);
+    let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    DecoderConfig::read(&folder::read_object(&path)?, &path)
+}
+
+/// A model of this config with random weights.
+pub fn load_random(
+    config: &DecoderConfig,
+    spec: &str,
+    arithmetic: Arithmetic,
+    place: Place,
+    watch: &Watch,
+) -> Result<Model> {
+    let device = place.device()?;
+    let source = RandomWeights::new(config, Path::new(spec), arithmetic.dtype(), &device);
+    Model::load(config.clone(), &source, watch)
+}
+
+/// What a model of this config takes in memory, all of it in the type of the arithmetic.
+#[must_use]
+pub fn footprint(config: &DecoderConfig, arithmetic: Arithmetic) -> Footprint {
+    let dtype = arithmetic.dtype();
+    Footprint::new(config, |tensor| bytes_in(tensor, dtype), dtype)
+}
+
+fn bytes_in(tensor: &Expected, dtype: DType) -> u64 {
+    (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64
+}
+
+/// The names of new tensors whose bytes are those of an earlier one.
+fn repeated(blueprint: &Blueprint) -> HashSet<&str> {
+    let mut seen: HashMap<(usize, usize), Vec<&NewTensor>> = HashMap::new();
+    let mut repeated = HashSet::new();
+    for tensor in &blueprint.splice.tensors {
+        let alike = seen.entry((tensor.model, tensor.source)).or_default();
+        // Noise goes by the tensor's name, so that no two are alike.
+        let has_noise = tensor.change.as_ref().is_some_and(|change| !change.noises.is_empty());
+        if !has_noise && alike.iter().any(|earlier| earlier.change == tensor.change) {
+            repeated.insert(tensor.name.as_str());
+        } else {
+            alike.push(tensor);
+        }
+    }
+    repeated
 }
 
 /// The recipe that a model is run by, if it is one or a plan is given.

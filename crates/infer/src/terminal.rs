@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 /// The terminal, with the signal that asked to stop, if one did.
 pub(crate) struct Terminal {
     signal: Arc<AtomicUsize>,
+    asked: Arc<AtomicBool>,
     bar: ProgressBar,
     bytes: ProgressStyle,
     tokens: ProgressStyle,
@@ -36,6 +37,7 @@ impl Terminal {
         let style = |template| ProgressStyle::with_template(template).map_err(io::Error::other);
         Ok(Self {
             signal,
+            asked,
             // Shown on stderr, and only where that is a terminal.
             bar: ProgressBar::no_length(),
             bytes: style("{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes}")?,
@@ -47,6 +49,16 @@ impl Terminal {
     pub(crate) fn signal(&self) -> Option<u8> {
         let signal = self.signal.load(Ordering::Relaxed);
         (signal != 0).then(|| u8::try_from(signal).unwrap_or(u8::MAX))
+    }
+
+    /// Goes on after ^C, and says whether it was that.
+    pub(crate) fn forget_interrupt(&self) -> bool {
+        let is_interrupt = self.signal().map(i32::from) == Some(SIGINT);
+        if is_interrupt {
+            self.signal.store(0, Ordering::Relaxed);
+            self.asked.store(false, Ordering::Relaxed);
+        }
+        is_interrupt
     }
 
     /// Shows progress from now on, unless `quiet`.

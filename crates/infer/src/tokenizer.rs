@@ -59,6 +59,15 @@ impl Tokenizer {
         Ok(Encoded { ends: ends.collect(), ids: encoding.get_ids().to_vec() })
     }
 
+    /// The tokens of a `text` that a chat template made: BOS stands before it once, whether the
+    /// template wrote it or not, and nothing else is added.
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, false).map_err(failed)?;
+        let ids = encoding.get_ids();
+        let missing = self.bos.filter(|bos| ids.first() != Some(bos));
+        Ok(missing.into_iter().chain(ids.iter().copied()).collect())
+    }
+
     /// The text of `ids`, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, true).map_err(failed)

@@ -1,0 +1,57 @@
+//! How fast a device reads its own memory: what decoding can reach at best.
+
+use std::time::Instant;
+
+use candle_core::Device;
+use rayon::prelude::*;
+
+use crate::memory;
+
+/// What is read: far more than the caches of any processor hold.
+const MAX_BYTES: usize = 1 << 30;
+
+/// Passes; the fastest counts, as anything else on the machine only slows them.
+const PASSES: usize = 5;
+
+/// Numbers that a thread reads at once: 1 MiB.
+const BLOCK: usize = 1 << 17;
+
+/// The bytes a second that `device` reads, by all that it has; `None` where there is no kernel for it.
+#[must_use]
+pub fn read_bytes_per_second(device: &Device) -> Option<f64> {
+    match device {
+        Device::Cpu => Some(of_cpu()),
+        _ => None,
+    }
+}
+
+fn of_cpu() -> f64 {
+    let free = memory::free_bytes().map_or(MAX_BYTES, |bytes| bytes as usize / 4);
+    let len = (MAX_BYTES.min(free) / 8).max(BLOCK);
+    // Written by the threads that read: pages that nobody wrote are all one page.
+    let mut numbers = vec![0_u64; len];
+    numbers.par_chunks_mut(BLOCK).for_each(|block| {
+        for (i, number) in block.iter_mut().enumerate() {
+            *number = i as u64;
+        }
+    });
+    let mut best = f64::INFINITY;
+    for _ in 0..PASSES {
+        let begin = Instant::now();
+        let sum = numbers.par_chunks(BLOCK).map(sum).reduce(|| 0, u64::wrapping_add);
+        std::hint::black_box(sum);
+        best = best.min(begin.elapsed().as_secs_f64());
+    }
+    (len * 8) as f64 / best
+}
+
+/// A sum in eight lanes, which the compiler keeps in vector registers.
+fn sum(block: &[u64]) -> u64 {
+    let mut sums = [0_u64; 8];
+    for numbers in block.as_chunks::<8>().0 {
+        for (sum, &number) in sums.iter_mut().zip(numbers) {
+            *sum = sum.wrapping_add(number);
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
+}

@@ -1,0 +1,193 @@
+//! How fast a model runs, beside what its device's memory allows.
+//!
+//! At batch 1 a step reads all weights and the cache once and computes next to nothing, so the bytes
+//! over the bandwidth are the least time that it can take.
+
+use std::time::{Duration, Instant};
+
+use crate::cache::KvCache;
+use crate::error::Result;
+use crate::memory::Footprint;
+use crate::model::{Model, Sequence};
+use crate::progress::{Unit, Watch};
+
+/// Tokens of a prompt that run at once.
+const PIECE: usize = 512;
+
+/// What is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Lengths of prompts, in tokens.
+    pub prompts: Vec<usize>,
+    /// Tokens before those that are decoded.
+    pub contexts: Vec<usize>,
+    /// Sequences that are decoded side by side, at the shortest context.
+    pub batches: Vec<usize>,
+    /// Steps of each decoding.
+    pub num_steps: usize,
+    /// How often each is measured; the median counts.
+    pub repeats: usize,
+}
+
+/// What a row measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Reading a prompt.
+    Prefill,
+    /// Making new tokens one after the other.
+    Decode,
+}
+
+impl What {
+    /// The word for it in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// A measurement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// What was measured.
+    pub what: What,
+    /// The tokens of each sequence that went through the model.
+    pub num_tokens: usize,
+    /// The tokens before them.
+    pub context: usize,
+    /// The sequences side by side.
+    pub batch: usize,
+    /// The time of it.
+    pub time: Duration,
+    /// The bytes that its steps had to read at least; `None` for prompts, which are bound by arithmetic.
+    pub read_bytes: Option<u64>,
+}
+
+impl Row {
+    /// Tokens a second, of all sequences together.
+    #[must_use]
+    pub fn tokens_per_second(&self) -> f64 {
+        (self.num_tokens * self.batch) as f64 / self.time.as_secs_f64()
+    }
+
+    /// The share that this is of what a memory of `bytes_per_second` allows.
+    #[must_use]
+    pub fn read_bandwidth_fraction(&self, bytes_per_second: f64) -> Option<f64> {
+        let read = self.read_bytes? as f64;
+        Some(read / bytes_per_second / self.time.as_secs_f64())
+    }
+}
+
+/// Measures `model`, whose memory is `footprint`; lengths that its positions do not hold are left out.
+pub fn bench(
+    model: &Model,
+    footprint: &Footprint,
+    settings: &Settings,
+    watch: &Watch,
+) -> Result<Vec<Row>> {
+    let positions = model.config().max_position_embeddings;
+    let prompts: Vec<usize> =
+        settings.prompts.iter().copied().filter(|&n| n > 0 && n <= positions).collect();
+    let mut decodings: Vec<(usize, usize)> =
+        settings.contexts.iter().map(|&context| (context, 1)).collect();
+    let shortest = settings.contexts.iter().copied().min().unwrap_or(1);
+    decodings.extend(settings.batches.iter().filter(|&&b| b > 1).map(|&b| (shortest, b)));
+    decodings.retain(|&(context, batch)| batch > 0 && context + settings.num_steps <= positions);
+
+    let total: usize = prompts.iter().sum::<usize>() * settings.repeats
+        + decodings.iter().map(|(_, batch)| batch * settings.num_steps).sum::<usize>()
+            * settings.repeats;
+    watch.begin("measuring", total as u64, Unit::Tokens);
+    // The first tokens also pay for what is made once.
+    filled(model, 1, watch)?;
+    let mut rows = Vec::new();
+    for n in prompts {
+        let time = median(settings.repeats, || {
+            let begin = Instant::now();
+            filled(model, n, watch)?;
+            watch.done(n as u64);
+            Ok(begin.elapsed())
+        })?;
+        let read_bytes = None;
+        rows.push(Row {
+            what: What::Prefill,
+            num_tokens: n,
+            context: 0,
+            batch: 1,
+            time,
+            read_bytes,
+        });
+    }
+    for (context, batch) in decodings {
+        let cache = filled(model, context, watch)?;
+        let time = median(settings.repeats, || {
+            let time = decode(model, &cache, batch, settings.num_steps, watch)?;
+            watch.done((batch * settings.num_steps) as u64);
+            Ok(time)
+        })?;
+        let cached = (0..settings.num_steps).map(|step| footprint.cache_bytes(context + step + 1));
+        let weights = model.step_bytes() * settings.num_steps as u64;
+        rows.push(Row {
+            what: What::Decode,
+            num_tokens: settings.num_steps,
+            context,
+            batch,
+            time,
+            read_bytes: Some(weights + batch as u64 * cached.sum::<u64>()),
+        });
+    }
+    Ok(rows)
+}
+
+/// Runs a prompt of `n` tokens, as far as the logits behind it.
+fn filled(model: &Model, n: usize, watch: &Watch) -> Result<KvCache> {
+    let mut cache = model.cache(n.max(1))?;
+    let tokens: Vec<u32> = (0..n).map(|i| token(model, i)).collect();
+    let mut last = None;
+    for piece in tokens.chunks(PIECE) {
+        watch.check()?;
+        let hidden = model.forward(piece, &mut cache)?;
+        last = Some(hidden.narrow(0, piece.len() - 1, 1)?);
+    }
+    if let Some(last) = last {
+        // Numbers that arrive here say that the device is done.
+        model.logits(&last)?.flatten_all()?.to_vec1::<f32>()?;
+    }
+    Ok(cache)
+}
+
+/// The time of `num_steps` steps of `batch` sequences behind what `cache` holds.
+fn decode(
+    model: &Model,
+    cache: &KvCache,
+    batch: usize,
+    num_steps: usize,
+    watch: &Watch,
+) -> Result<Duration> {
+    let mut caches = (0..batch).map(|_| Ok(cache.fork()?)).collect::<Result<Vec<_>>>()?;
+    let begin = Instant::now();
+    for step in 0..num_steps {
+        watch.check()?;
+        let tokens: Vec<[u32; 1]> = (0..batch).map(|b| [token(model, step * batch + b)]).collect();
+        let sequences = caches.iter_mut().zip(&tokens);
+        let mut sequences: Vec<Sequence> =
+            sequences.map(|(cache, tokens)| Sequence { tokens, cache }).collect();
+        let hidden = model.forward_batch(&mut sequences)?;
+        model.logits(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
+    }
+    Ok(begin.elapsed())
+}
+
+/// Tokens that do not repeat themselves: which they are makes no difference.
+fn token(model: &Model, i: usize) -> u32 {
+    ((i * 7919 + 13) % model.config().vocab_size) as u32
+}
+
+fn median(n: usize, mut measure: impl FnMut() -> Result<Duration>) -> Result<Duration> {
+    let mut times = (0..n.max(1)).map(|_| measure()).collect::<Result<Vec<_>>>()?;
+    times.sort_unstable();
+    Ok(times[times.len() / 2])
+}

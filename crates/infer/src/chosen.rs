@@ -1,0 +1,90 @@
+//! The model and the prompt that the command line names.
+
+use infer::chat_template::Message;
+use infer::open::{Opened, Spec, Wanted};
+use infer::tokenizer::Tokenizer;
+use infer::{Error, Model, Result};
+
+use crate::cli::{ChatArgs, RunArgs};
+use crate::input::Input;
+use crate::terminal::{self, Terminal};
+
+/// Finds a model to run, and tells what a user should hear of that.
+pub(crate) fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
+    find(model, args, Wanted::Weights, terminal)
+}
+
+/// Finds a model of which no weights will be read.
+pub(crate) fn outline(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
+    find(model, args, Wanted::Outline, terminal)
+}
+
+fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Result<Opened> {
+    args.device.device()?;
+    let progress = terminal.progress(args.quiet);
+    let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };
+    let opened = Opened::find(&spec, wanted, &progress.watch())?;
+    terminal.clear();
+    told(args, &opened.notes);
+    Ok(opened)
+}
+
+/// Loads its weights, and tells what a user should hear of those.
+pub(crate) fn load(opened: &Opened, args: &RunArgs, terminal: &Terminal) -> Result<Model> {
+    let progress = terminal.progress(args.quiet);
+    let model = opened.load(args.arithmetic(), args.device, &progress.watch())?;
+    terminal.clear();
+    told(args, model.notes());
+    Ok(model)
+}
+
+/// Tells, unless told to be quiet.
+pub(crate) fn told(args: &RunArgs, notes: &[String]) {
+    if !args.quiet {
+        terminal::notes(notes);
+    }
+}
+
+/// A prompt's tokens, and the tokenizer: without one, tokens must be given.
+pub(crate) fn prompt(
+    opened: &Opened,
+    input: Input,
+    chat: &ChatArgs,
+) -> Result<(Option<Tokenizer>, Vec<u32>)> {
+    let tokenizer = match (opened.tokenizer(), &input) {
+        (Ok(tokenizer), _) => Some(tokenizer),
+        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => None,
+        (Err(error), _) => return Err(error),
+    };
+    let ids = input.ids(|text| match &tokenizer {
+        Some(tokenizer) => encode(opened, tokenizer, text, chat),
+        None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
+    })?;
+    let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
+    // Said before weights are read, which may take a while.
+    if ids.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+        return Err(Error::NoSuchToken { id, vocab_size });
+    }
+    if ids.len() > available {
+        return Err(Error::TooManyTokens { needed: ids.len(), available });
+    }
+    Ok((tokenizer, ids))
+}
+
+/// The tokens of a text, or with `--chat` of a chat in which it is what the user says.
+pub(crate) fn encode(
+    opened: &Opened,
+    tokenizer: &Tokenizer,
+    text: &str,
+    chat: &ChatArgs,
+) -> Result<Vec<u32>> {
+    if !chat.chat {
+        return Ok(tokenizer.encode(text)?.ids);
+    }
+    let system = chat.system.iter().map(|system| Message::new("system", system));
+    let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
+    tokenizer.encode_chat(&opened.chat_template()?.render(&messages, true)?)
+}

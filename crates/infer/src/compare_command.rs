@@ -1,0 +1,141 @@
+//! `infer compare`: two models, or a model and a reference's logits, side by side.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use infer::compare::{self, Comparison};
+use infer::{Error, Result, reference_logits};
+use serde_json::json;
+
+use crate::chosen;
+use crate::cli::{CompareArgs, RunArgs};
+use crate::input::Input;
+use crate::terminal::{Terminal, print};
+
+/// What is compared where neither a text nor a prompt is given.
+const PROMPTS: [&str; 5] = [
+    "The capital of France is",
+    "In the beginning God created the heaven and the earth.",
+    "def fibonacci(n):\n    \"\"\"The n-th Fibonacci number.\"\"\"\n",
+    "Q: What is the square root of 144?\nA:",
+    "Es war einmal ein König, der hatte drei Töchter. Die jüngste",
+];
+
+/// Tokens of a text that are compared where nothing says how many.
+const DEFAULT_MAX_TOKENS: usize = 512;
+
+/// Compares, and returns whether all is within the bounds that were given.
+pub(crate) fn run(args: &CompareArgs, terminal: &Terminal) -> Result<bool> {
+    let comparison = if is_json(&args.other) {
+        against_known(args, terminal)?
+    } else {
+        against_model(args, terminal)?
+    };
+    let is_within = is_within(&comparison, args);
+    if args.json {
+        print(&format!("{:#}\n", json(&comparison, is_within)))?;
+    } else {
+        print(&text(&comparison))?;
+        if !is_within {
+            print("beyond the bounds that were given\n")?;
+        }
+    }
+    Ok(is_within)
+}
+
+fn is_json(other: &str) -> bool {
+    let path = Path::new(other);
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) && path.is_file()
+}
+
+fn against_known(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> {
+    if let Some(max_kl) = args.max_kl {
+        return Err(Error::OptionValue {
+            option: "--max-kl",
+            found: max_kl.to_string(),
+            expected: "a model to compare with: the file has the best logits only",
+        });
+    }
+    let known = reference_logits::read(Path::new(&args.other))?;
+    let opened = chosen::open(&args.model, &args.run, terminal)?;
+    let model = chosen::load(&opened, &args.run, terminal)?;
+    let progress = terminal.progress(args.run.quiet);
+    let comparison = compare::compare_known(&model, &known, &progress.watch());
+    terminal.clear();
+    comparison
+}
+
+fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> {
+    let opened = chosen::open(&args.model, &args.run, terminal)?;
+    let other_run = RunArgs {
+        // A plan on the command line is MODEL's; OTHER may be a recipe.
+        layers: None,
+        dtype: args.other_dtype.unwrap_or(args.run.dtype),
+        device: args.other_device.unwrap_or(args.run.device),
+        quiet: args.run.quiet,
+    };
+    let other = chosen::open(&args.other, &other_run, terminal)?;
+    let encode = |text: &str| Ok(opened.tokenizer()?.encode(text)?.ids);
+    let mut samples = if args.text.is_some() || args.ids.ids.is_some() {
+        vec![Input::file(args.text.as_ref(), &args.ids)?.ids(encode)?]
+    } else if args.prompt.is_empty() {
+        PROMPTS.iter().map(|text| encode(text)).collect::<Result<Vec<_>>>()?
+    } else {
+        args.prompt.iter().map(|text| encode(text)).collect::<Result<Vec<_>>>()?
+    };
+    let positions = opened.config.max_position_embeddings.min(other.config.max_position_embeddings);
+    let max_tokens = args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).min(positions);
+    for sample in &mut samples {
+        if sample.len() > max_tokens {
+            let (all, notes) = (sample.len(), "tokens are compared");
+            chosen::told(&args.run, &[format!("the first {max_tokens} of {all} {notes}")]);
+            sample.truncate(max_tokens);
+        }
+    }
+    let model = chosen::load(&opened, &args.run, terminal)?;
+    let reference = chosen::load(&other, &other_run, terminal)?;
+    let progress = terminal.progress(args.run.quiet);
+    let comparison = compare::compare(&model, &reference, &samples, &progress.watch());
+    terminal.clear();
+    comparison
+}
+
+fn is_within(comparison: &Comparison, args: &CompareArgs) -> bool {
+    let below = |value: f64, bound: Option<f64>| bound.is_none_or(|bound| value <= bound);
+    below(comparison.max_abs, args.tolerance)
+        && below(comparison.mean_kl.unwrap_or(0.0), args.max_kl)
+        && args.min_agreement.is_none_or(|bound| comparison.agreement() >= bound)
+}
+
+fn text(comparison: &Comparison) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<16} {value}");
+    };
+    row("positions", comparison.num_positions.to_string());
+    row("max abs", format!("{:.3e}", comparison.max_abs));
+    if let Some(kl) = comparison.mean_kl {
+        row("mean KL", format!("{kl:.3e} nats"));
+    }
+    let (share, agreed) = (100.0 * comparison.agreement(), comparison.num_agreed);
+    row("top-1 agreement", format!("{share:.2} % ({agreed})"));
+    if let Some(margin) = comparison.widest_disagreement {
+        row("", format!("where they differ, the other's two best are at most {margin:.3} apart"));
+    }
+    for (layer, cosine) in comparison.layer_cosines.iter().flatten().enumerate() {
+        row(&format!("layer {layer}"), format!("cosine {cosine:.7}"));
+    }
+    text
+}
+
+fn json(comparison: &Comparison, is_within: bool) -> serde_json::Value {
+    json!({
+        "num_positions": comparison.num_positions,
+        "max_abs": comparison.max_abs,
+        "mean_kl": comparison.mean_kl,
+        "top1_agreement": comparison.agreement(),
+        "widest_disagreement": comparison.widest_disagreement,
+        "layer_cosines": comparison.layer_cosines,
+        "within_bounds": is_within,
+    })
+}

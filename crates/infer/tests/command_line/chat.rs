@@ -1,0 +1,272 @@
+//! `infer chat`, and `--chat`.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{Dtype, Tensor, raw, weights};
+
+use crate::infer::{Said, infer, infer_with_stdin, program, tiny};
+
+/// The template of upstage/SOLAR-10.7B-Instruct-v1.0.
+const SOLAR_TEMPLATE: &str = include_str!("../data/chat/solar.jinja");
+
+/// A random checkpoint of SOLAR's config at a fortieth of its width, with the tiny model's tokenizer
+/// and the chat template of SOLAR's Instruct model.
+fn solar() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "bos_token_id": 1,
+        "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 96, "initializer_range": 0.02,
+        "intermediate_size": 336, "max_position_embeddings": 4096, "model_type": "llama",
+        "num_attention_heads": 12, "num_hidden_layers": 48, "num_key_value_heads": 3, "pad_token_id": 2,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 10000.0,
+        "tie_word_embeddings": false, "torch_dtype": "float16", "transformers_version": "4.35.2",
+        "use_cache": true, "vocab_size": 2048
+    });
+    raw::write_json(&dir.path().join("config.json"), &config);
+    std::fs::copy(Path::new(&tiny()).join("tokenizer.json"), dir.path().join("tokenizer.json"))
+        .unwrap();
+    let tokenizer_config = json!({ "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>",
+        "add_bos_token": true, "chat_template": SOLAR_TEMPLATE });
+    raw::write_json(&dir.path().join("tokenizer_config.json"), &tokenizer_config);
+    let mut tensors = Vec::new();
+    let mut add = |name: String, shape: &[usize], offset: f32| {
+        tensors.push((name.clone(), Tensor::random(&name, Dtype::F16, shape, offset)));
+    };
+    add("model.embed_tokens.weight".to_owned(), &[2048, 96], 0.0);
+    for layer in 0..48 {
+        for (name, shape) in [
+            ("self_attn.q_proj", [96, 96]),
+            ("self_attn.k_proj", [24, 96]),
+            ("self_attn.v_proj", [24, 96]),
+            ("self_attn.o_proj", [96, 96]),
+            ("mlp.gate_proj", [336, 96]),
+            ("mlp.up_proj", [336, 96]),
+            ("mlp.down_proj", [96, 336]),
+        ] {
+            add(format!("model.layers.{layer}.{name}.weight"), &shape, 0.0);
+        }
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            add(format!("model.layers.{layer}.{name}.weight"), &[96], 1.0);
+        }
+    }
+    add("model.norm.weight".to_owned(), &[96], 1.0);
+    add("lm_head.weight".to_owned(), &[2048, 96], 0.0);
+    weights::write(dir.path(), &tensors, None);
+    dir
+}
+
+#[test]
+fn solars_prompt_is_its_template_behind_one_bos() {
+    let dir = solar();
+    let model = dir.path().to_str().unwrap();
+    let question = "What is the square root of 24?";
+    let text = format!("### User:\n{question}\n\n### Assistant:\n");
+    let ids = |args: &[&str]| {
+        infer(&[&["tokens", model], args, &["--json"]].concat()).done().json()["ids"].clone()
+    };
+    let chat = ids(&["--chat", question]);
+    assert_eq!(chat, ids(&[&text]));
+    let is_bos = |id: &&Value| **id == json!(1);
+    assert_eq!(chat.as_array().unwrap().iter().filter(is_bos).count(), 1);
+    assert_eq!(chat[0], 1);
+    let system = ids(&["--chat", question, "--system", "Be brief."]);
+    assert_eq!(system, ids(&[&format!("### System:\nBe brief.\n\n{text}")]));
+    // A template that writes BOS itself gets no other.
+    let with_bos = format!("{{{{ bos_token }}}}{SOLAR_TEMPLATE}");
+    std::fs::write(dir.path().join("chat_template.jinja"), with_bos).unwrap();
+    let written = ids(&["--chat", question]);
+    assert_eq!(written.as_array().unwrap().iter().filter(is_bos).count(), 1);
+    assert_eq!(written[0], 1);
+    std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+
+    let args = ["generate", model, "--chat", question, "--max-length", "40", "--json"];
+    let object = infer(&args).done().json();
+    assert_eq!(object["prompt_tokens"], chat.as_array().unwrap().len());
+    assert_eq!(
+        object["ids"].as_array().unwrap().len() + chat.as_array().unwrap().len(),
+        40,
+        "{object}"
+    );
+}
+
+#[test]
+fn a_model_without_a_template_or_with_one_that_fails() {
+    let dir = solar();
+    let model = dir.path().to_str().unwrap();
+    let path = dir.path().join("tokenizer_config.json");
+    let with = |template: Value| {
+        let mut config = raw::read_json(&path);
+        config["chat_template"] = template;
+        raw::write_json(&path, &config);
+    };
+    with(Value::Null);
+    infer(&["generate", model, "--chat", "hi"])
+        .refused(&["has no chat template", "hint: a base model goes on with texts"]);
+    infer_with_stdin(&["chat", model], "hi\n").refused(&["cannot talk with", "no chat template"]);
+    with("{{ raise_exception('Only robots may speak') }}".into());
+    infer(&["generate", model, "--chat", "hi"])
+        .refused(&["the chat template failed: Only robots may speak (line 1)"]);
+    with("{% for %}".into());
+    infer(&["generate", model, "--chat", "hi"])
+        .refused(&["tokenizer_config.json is not read as a chat template"]);
+    infer(&["generate", model, "--system", "x", "hi"]).refused(&["--chat"]);
+    infer(&["generate", model, "--chat", "--ids", "1"]).refused(&["--ids"]);
+}
+
+fn chat(more: &[&str], lines: &str) -> Said {
+    let tiny = tiny();
+    let args = [&["chat", &tiny, "--max-new-tokens", "12", "--stop", "\n"], more].concat();
+    infer_with_stdin(&args, lines).done()
+}
+
+#[test]
+fn lines_are_turns_that_see_what_was_said_before() {
+    let first = infer(&[
+        "generate",
+        &tiny(),
+        "--chat",
+        "In the beginning",
+        "--max-new-tokens",
+        "12",
+        "--stop",
+        "\n",
+        "--json",
+    ]);
+    let first = first.done().json()["text"].as_str().unwrap().to_owned();
+    let said = chat(&[], "In the beginning\n\nAnd then?\n/stats\n");
+    let answers: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(answers.len(), 2, "{said:?}");
+    assert_eq!(answers[0], first);
+    // The second prompt is the first, its answer, and the second question.
+    let prompt = format!(
+        "### User:\nIn the beginning\n\n### Assistant:\n{first}### User:\nAnd then?\n\n### Assistant:\n"
+    );
+    let second =
+        infer(&["generate", &tiny(), &prompt, "--max-new-tokens", "12", "--stop", "\n", "--json"]);
+    let second = second.done().json();
+    assert_eq!(answers[1], second["text"].as_str().unwrap());
+    let stats = said.stderr.lines().last().unwrap();
+    let expected = format!("{} tokens of prompt, ", second["prompt_tokens"]);
+    assert!(stats.starts_with(&expected), "{stats}");
+    let kept: usize = stats[expected.len()..].split(' ').next().unwrap().parse().unwrap();
+    assert!(kept > 20, "{stats}");
+}
+
+#[test]
+fn commands_change_the_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(dir.path().join(name)).unwrap()).unwrap()
+    };
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let said = chat(
+        &["--system", "Be brief."],
+        &format!(
+            "One\nTwo\n/save {}\n/undo\n/save {}\n/regen\n/save {}\n/reset\n/save {}\n/system\n/save {}\n\
+             /load {}\nThree\n/save {}\n",
+            path("two"),
+            path("undone"),
+            path("anew"),
+            path("reset"),
+            path("bare"),
+            path("undone"),
+            path("loaded")
+        ),
+    );
+    let answers: Vec<&str> = said.stdout.lines().collect();
+    let message = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let system = message("system", "Be brief.");
+    let one = [system.clone(), message("user", "One"), message("assistant", answers[0])];
+    let two = [message("user", "Two"), message("assistant", answers[1])];
+    assert_eq!(saved("two"), json!([&one[..], &two[..]].concat()));
+    assert_eq!(saved("undone"), json!(one));
+    // The best tokens are the same again, and from the cache.
+    assert_eq!((answers[2], saved("anew")), (answers[0], json!(one)));
+    assert_eq!((saved("reset"), saved("bare")), (json!([system]), json!([])));
+    let three = [message("user", "Three"), message("assistant", answers[3])];
+    assert_eq!(saved("loaded"), json!([&one[..], &three[..]].concat()));
+}
+
+#[test]
+fn what_cannot_be_done_leaves_the_conversation_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("saved");
+    std::fs::write(&file, r#"[{"role": "user"}]"#).unwrap();
+    let long = "word ".repeat(1200);
+    let said = chat(
+        &[],
+        &format!(
+            "/undo\n/regen\n/what\n/help\n/load {}\n/load /no/such\n{long}\nIn the beginning\n/save {}\n",
+            file.display(),
+            file.display()
+        ),
+    );
+    for part in [
+        "nothing has been asked yet",
+        "there is no command /what",
+        "hint: /help lists them",
+        "/regen ",
+        "is not a list of messages",
+        "missing field `content`",
+        "/no/such cannot be read",
+        "tokens are more than the 1024 positions",
+    ] {
+        assert!(said.stderr.contains(part), "{part}: {said:?}");
+    }
+    assert_eq!(said.stdout.lines().count(), 1);
+    let saved: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(saved.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn each_answer_has_draws_of_its_own_that_the_seed_repeats() {
+    let lines = "In the\n/regen\n";
+    let draw = |seed: &str| chat(&["--temperature", "1.4", "--seed", seed], lines).stdout;
+    let drawn = draw("3");
+    let answers: Vec<&str> = drawn.lines().collect();
+    assert_ne!(answers[0], answers[1]);
+    assert_eq!(draw("3"), drawn);
+    assert_ne!(draw("4"), drawn);
+}
+
+#[test]
+fn an_interrupt_stops_the_answer_and_not_the_program() {
+    let mut child = program()
+        .args(["chat", &tiny(), "--logit-bias", "2=-1000"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdin.write_all(b"In the beginning\n").unwrap();
+    for _ in 0..2 {
+        // The first bytes say that an answer is under way.
+        stdout.read_exact(&mut [0; 8]).unwrap();
+        let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+        stdout.read_line(&mut String::new()).unwrap();
+        stdin.write_all(b"And then?\n").unwrap();
+    }
+    stdout.read_exact(&mut [0; 8]).unwrap();
+    let sent = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.matches("note: stopped").count(), 2, "{stderr}");
+}
+
+#[test]
+fn the_context_fills_up_and_that_is_said() {
+    let tiny = tiny();
+    let said =
+        infer_with_stdin(&["chat", &tiny, "--logit-bias", "2=-1000"], "In the beginning\n").done();
+    assert!(said.stderr.contains("the context is full: the model has 1024 positions"), "{said:?}");
+}

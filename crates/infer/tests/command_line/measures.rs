@@ -1,0 +1,163 @@
+//! `infer compare`, `infer bench` and `infer inspect`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use testkit::{Family, TinyModel, raw};
+
+use crate::infer::{Said, data, infer, tiny};
+
+fn tiny_model(family: Family) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    TinyModel::of(family).write(dir.path());
+    dir
+}
+
+fn compare(args: &[&str]) -> Said {
+    infer(&[&["compare", &tiny()], args].concat())
+}
+
+#[test]
+fn a_model_is_itself() {
+    let bounds = ["--tolerance", "0", "--max-kl", "0", "--min-agreement", "1", "--json"];
+    let object = compare(&[&[tiny().as_str()], &bounds[..]].concat()).done().json();
+    assert_eq!(
+        (&object["max_abs"], &object["mean_kl"], &object["top1_agreement"]),
+        (&json!(0.0), &json!(0.0), &json!(1.0))
+    );
+    let cosines = object["layer_cosines"].as_array().unwrap();
+    assert_eq!(cosines.len(), 32);
+    assert!(cosines.iter().all(|cosine| (cosine.as_f64().unwrap() - 1.0).abs() < 1e-9));
+}
+
+#[test]
+fn a_coarser_type_is_near_and_bounds_say_how_near() {
+    let tiny = tiny();
+    let at = ["--dtype", "bf16", "--other-dtype", "f32"];
+    let args =
+        [&[tiny.as_str(), "--ids", "1,1035,384,446,1565,1270,393,384,683"], &at[..]].concat();
+    let object = compare(&[&args[..], &["--json"]].concat()).done().json();
+    assert_eq!(object["num_positions"], 9);
+    let (max_abs, kl) = (object["max_abs"].as_f64().unwrap(), object["mean_kl"].as_f64().unwrap());
+    assert!(max_abs > 1e-3 && max_abs < 1.0 && kl > 1e-9 && kl < 1e-2, "{object}");
+    let lines = compare(&args).done().stdout;
+    assert!(lines.starts_with("positions        9\nmax abs          "), "{lines}");
+    assert!(lines.contains("\nlayer 31         cosine 0.99"), "{lines}");
+    for bound in [["--tolerance", "1e-4"], ["--max-kl", "1e-12"]] {
+        let said = compare(&[&args[..], &bound].concat());
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let object = compare(&[&args[..], &bound, &["--json"]].concat()).json();
+        assert_eq!(object["within_bounds"], false);
+    }
+    compare(&[&args[..], &["--tolerance", "1", "--max-kl", "0.01"]].concat()).done();
+}
+
+#[test]
+fn another_model_is_far_and_one_of_another_vocabulary_is_refused() {
+    let (one, other) = (tiny_model(Family::Llama), tiny_model(Family::Mistral));
+    let (one, other) = (one.path().to_str().unwrap(), other.path().to_str().unwrap());
+    let args = ["compare", one, other, "--ids", "3,4,5", "--min-agreement", "1", "--json"];
+    let said = infer(&args);
+    assert!(said.code.is_some_and(|code| code < 2), "{said:?}");
+    assert_eq!(said.json()["num_positions"], 3);
+    compare(&[one, "--ids", "3"]).refused(&["the models differ in their tokens: 2048 and 40"]);
+    compare(&["./nothing"]).refused(&["cannot compare", "./nothing does not exist"]);
+}
+
+#[test]
+fn logits_of_transformers_stand_in_for_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("reference.json");
+    let path = file.to_str().unwrap();
+    raw::write_json(&file, &json!({ "prompts": [] }));
+    compare(&[path]).refused(&["`prompts` in", "`token_ids` and `last_logits_top10`"]);
+    raw::write_json(&file, &json!({ "prompts": [{ "token_ids": [1], "last_logits_top10": [1] }] }));
+    compare(&[path]).refused(&["`prompts[0]` in"]);
+    let Some(path) = data("tiny-mistral-32l.reference.json") else { return };
+    let path = path.to_str().unwrap();
+    let object = compare(&[path, "--tolerance", "1e-3", "--min-agreement", "1", "--json"]);
+    let object = object.done().json();
+    assert_eq!((&object["num_positions"], &object["mean_kl"]), (&json!(5), &Value::Null));
+    assert!(object["max_abs"].as_f64().unwrap() < 1e-3, "{object}");
+    let said = compare(&[path, "--tolerance", "1e-9"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    compare(&[path, "--max-kl", "1"]).refused(&["--max-kl is 1, expected a model"]);
+}
+
+#[test]
+fn a_text_is_compared_at_each_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("text");
+    std::fs::write(&file, "And the LORD said unto Moses. ".repeat(20)).unwrap();
+    let (tiny, file) = (tiny(), file.to_str().unwrap());
+    let said = compare(&[&tiny, "--text", file, "--max-tokens", "70", "--json"]).done();
+    assert_eq!(said.json()["num_positions"], 70);
+    assert!(said.stderr.contains("note: the first 70 of "), "{said:?}");
+}
+
+#[test]
+fn a_bench_needs_no_more_than_a_config() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(Path::new(&tiny()).join("config.json"), dir.path().join("config.json")).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let args = [
+        "bench",
+        model,
+        "--random-weights",
+        "--prompts",
+        "16,64,4096",
+        "--contexts",
+        "8,32",
+        "--batches",
+        "1,2",
+        "--steps",
+        "3",
+        "--repeats",
+        "1",
+    ];
+    let object = infer(&[&args[..], &["--json"]].concat()).done().json();
+    let rows = object["rows"].as_array().unwrap();
+    let what = |row: &Value| {
+        (row["what"].as_str().unwrap().to_owned(), row["context"].clone(), row["batch"].clone())
+    };
+    let (prefill, decode) = ("prefill".to_owned(), "decode".to_owned());
+    assert_eq!(
+        rows.iter().map(what).collect::<Vec<_>>(),
+        [
+            (prefill.clone(), json!(0), json!(1)),
+            (prefill, json!(0), json!(1)),
+            (decode.clone(), json!(8), json!(1)),
+            (decode.clone(), json!(32), json!(1)),
+            (decode, json!(8), json!(2)),
+        ]
+    );
+    for row in rows {
+        assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["read_bandwidth_fraction"].is_null(), row["what"] == "prefill", "{row}");
+    }
+    // 32 layers of 4 · 43,008 + … numbers, and the head; the embedding is not read.
+    let layer = 128 * 128 * 2 + 2 * 64 * 128 + 3 * 128 * 320;
+    assert_eq!(object["step_bytes"], 4 * (32 * layer + 2048 * 128));
+    assert!(object["read_bytes_per_second"].as_f64().unwrap() > 1e8, "{object}");
+    let lines = infer(&args).done().stdout;
+    assert!(lines.contains("memory reads ") && lines.contains("random weights"), "{lines}");
+    infer(&["bench", model]).refused(&["cannot measure"]);
+}
+
+#[test]
+fn memory_is_told_without_loading() {
+    let object = infer(&["inspect", &tiny(), "--context", "256", "--json"]).done().json();
+    let device = &object["devices"][0];
+    // 5,900,000 parameters or so in f32, and 256 positions of 32 layers of two heads of 32.
+    let parameters =
+        2 * 2048 * 128 + 128 + 32 * (128 * 128 * 2 + 2 * 64 * 128 + 3 * 128 * 320 + 256);
+    assert_eq!(device["weight_bytes"], 4 * parameters);
+    assert_eq!(device["cache_bytes"], 256 * 32 * 2 * 2 * 32 * 4);
+    assert_eq!(device["fits"], true);
+    let half = infer(&["inspect", &tiny(), "--dtype", "f16", "--json"]).done().json();
+    assert_eq!(half["devices"][0]["weight_bytes"], 2 * parameters);
+    assert_eq!(half["context"], 1024);
+    let lines = infer(&["inspect", &tiny(), "--context", "256"]).done().stdout;
+    assert!(lines.starts_with("32 layers of width 128, 2048 tokens, 1024 positions\n"), "{lines}");
+    assert!(lines.contains("it fits"), "{lines}");
+}
