@@ -17,7 +17,7 @@
 //! - [`journal_head`], [`journal`], [`finished`]: what an interrupted build can be gone on with by
 //! - `conversion`, `tasks`, `batches`, `proof`, [`movement`], `hidden`, [`output`]: where bytes are read
 //!   and written
-//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push), [`unbuilt`]: the
+//! - `folder_files`, `room`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push), [`unbuilt`]: the
 //!   calls that users make
 
 pub mod anatomy;
