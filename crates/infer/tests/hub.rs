@@ -1,7 +1,5 @@
 //! A model by its hub id: fetched once, then found in the cache. The hub is one on this machine.
 
-#![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
-
 use std::process::{Command, Output};
 
 use testkit::{Family, HubServer, TinyModel};
