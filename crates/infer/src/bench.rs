@@ -81,7 +81,7 @@ impl Row {
     }
 }
 
-/// Measures `model`, whose memory is `footprint`; lengths that its positions do not hold are left out.
+/// Measures `model`, whose memory is `footprint`; lengths that it has no positions for are cut.
 pub fn bench(
     model: &Model,
     footprint: &Footprint,
@@ -89,13 +89,12 @@ pub fn bench(
     watch: &Watch,
 ) -> Result<Vec<Row>> {
     let positions = model.config().max_position_embeddings;
-    let prompts: Vec<usize> =
-        settings.prompts.iter().copied().filter(|&n| n > 0 && n <= positions).collect();
-    let mut decodings: Vec<(usize, usize)> =
-        settings.contexts.iter().map(|&context| (context, 1)).collect();
-    let shortest = settings.contexts.iter().copied().min().unwrap_or(1);
+    let room = positions.saturating_sub(settings.num_steps);
+    let prompts = at_most(&settings.prompts, positions);
+    let contexts = at_most(&settings.contexts, room);
+    let shortest = contexts.iter().copied().min().unwrap_or(room.min(1));
+    let mut decodings: Vec<(usize, usize)> = contexts.into_iter().map(|n| (n, 1)).collect();
     decodings.extend(settings.batches.iter().filter(|&&b| b > 1).map(|&b| (shortest, b)));
-    decodings.retain(|&(context, batch)| batch > 0 && context + settings.num_steps <= positions);
 
     let total: usize = prompts.iter().sum::<usize>() * settings.repeats
         + decodings.iter().map(|(_, batch)| batch * settings.num_steps).sum::<usize>()
@@ -140,6 +139,13 @@ pub fn bench(
         });
     }
     Ok(rows)
+}
+
+/// The lengths, cut to what there is room for, each once; 0 is none.
+fn at_most(lengths: &[usize], room: usize) -> Vec<usize> {
+    let mut cut: Vec<usize> = lengths.iter().map(|&n| n.min(room)).filter(|&n| n > 0).collect();
+    cut.dedup();
+    cut
 }
 
 /// Runs a prompt of `n` tokens, as far as the logits behind it.

@@ -63,16 +63,17 @@ impl ChatTemplate {
         }
         let file = dir.join(FILE);
         if file.symlink_metadata().is_err() {
-            return Self::of_config(&config, &config_path, tokens);
+            return Self::of_config(&config, dir, &config_path, tokens);
         }
         let source = std::fs::read_to_string(&file);
         let io = |source| Error::Io { path: file.clone(), doing: "read", source };
         Self::new(&source.map_err(io)?, &file, tokens, jinja::local_time)
     }
 
-    /// Takes the template out of a `tokenizer_config.json`, which errors call `path`.
+    /// Takes the template out of what a `tokenizer_config.json` says, be it a file or what the metadata
+    /// of the GGUF file at `path` was translated to.
     pub fn from_config(config: &Object, path: &Path) -> Result<Self> {
-        Self::of_config(config, path, special_tokens(config))
+        Self::of_config(config, path, path, special_tokens(config))
     }
 
     /// The template `source`, which errors call `path`, with the special tokens by their names
@@ -89,10 +90,14 @@ impl ChatTemplate {
         Ok(Self { environment, special_tokens })
     }
 
-    fn of_config(config: &Object, path: &Path, tokens: Vec<(String, String)>) -> Result<Self> {
-        let model = || path.parent().unwrap_or(path).to_owned();
+    fn of_config(
+        config: &Object,
+        model: &Path,
+        path: &Path,
+        tokens: Vec<(String, String)>,
+    ) -> Result<Self> {
         match config.get("chat_template").filter(|value| !value.is_null()) {
-            None => Err(Error::NoChatTemplate { model: model() }),
+            None => Err(Error::NoChatTemplate { model: model.to_owned() }),
             Some(value) => match default_of(&value) {
                 Some(source) => Self::new(source, path, tokens, jinja::local_time),
                 None => Err(Error::ChatTemplate {

@@ -117,6 +117,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// `json.dumps` with `ensure_ascii=False`, unless the template says otherwise.
+#[expect(clippy::needless_pass_by_value, reason = "minijinja hands options over by value")]
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let json = serde_json::to_value(value).map_err(|error| {
         Error::new(ErrorKind::BadSerialization, "the value is not JSON's").with_source(error)

@@ -92,7 +92,8 @@ impl WeightSource for RandomWeights {
 
     fn vector(&self, name: &str) -> Result<Tensor> {
         let shape = self.shape_of(name)?;
-        let number = if name.ends_with(".bias") { 0.0_f32 } else { 1.0 };
+        let is_bias = name.rsplit('.').next() == Some("bias");
+        let number = if is_bias { 0.0_f32 } else { 1.0 };
         Ok(Tensor::full(number, shape, &self.device)?.to_dtype(self.dtype)?)
     }
 

@@ -134,3 +134,15 @@ fn a_template_that_fails_says_why() {
         "DIR/chat_template.jinja is not read as a chat template: unexpected end of block (line 1)",
     );
 }
+
+#[test]
+fn a_gguf_files_template_comes_with_its_translated_config() {
+    let read = |text: &str| {
+        let config = checkpoint::json::Object::parse(text).unwrap();
+        ChatTemplate::from_config(&config, Path::new("model.gguf"))
+    };
+    let text = r#"{"bos_token": "<s>", "chat_template": "{{ bos_token }}{{ messages[0].role }}"}"#;
+    let rendered = read(text).unwrap().render(&[Message::new("user", "hi")], true).unwrap();
+    assert_eq!(rendered, "<s>user");
+    assert_eq!(read("{}").unwrap_err().to_string(), "model.gguf has no chat template");
+}

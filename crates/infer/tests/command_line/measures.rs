@@ -125,12 +125,15 @@ fn a_bench_needs_no_more_than_a_config() {
         rows.iter().map(what).collect::<Vec<_>>(),
         [
             (prefill.clone(), json!(0), json!(1)),
+            (prefill.clone(), json!(0), json!(1)),
             (prefill, json!(0), json!(1)),
             (decode.clone(), json!(8), json!(1)),
             (decode.clone(), json!(32), json!(1)),
             (decode, json!(8), json!(2)),
         ]
     );
+    // There are no 4,096 positions.
+    assert_eq!(rows[2]["num_tokens"], 1024);
     for row in rows {
         assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
         assert_eq!(row["read_bandwidth_fraction"].is_null(), row["what"] == "prefill", "{row}");
