@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use infer::open::{Arithmetic, Place};
+use infer::quantised::Quantize;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,7 +16,7 @@ Examples:
 
 Exit codes: 0 done; 2 it could not be done; 130 after ^C; 143 after SIGTERM.";
 
-/// Runs decoder checkpoints: Llama, Mistral, Qwen2 and Qwen3 in folders of safetensors
+/// Runs decoder checkpoints: Llama, Mistral, Qwen2 and Qwen3, in folders of safetensors or GGUF files
 #[derive(Parser, Debug)]
 #[command(name = "infer", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -38,9 +39,12 @@ pub(crate) enum Command {
 /// How a model is run.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// The type of the arithmetic
+    /// The type of the arithmetic; given, the blocks of a GGUF file are decoded to it
     #[arg(long, value_enum, default_value_t)]
     dtype: DtypeName,
+    /// Quantise matrices as they are loaded
+    #[arg(long, value_enum, value_name = "TYPE")]
+    quantize: Option<QuantizeName>,
     /// Where to run: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = place)]
     pub(crate) device: Place,
@@ -58,11 +62,28 @@ impl RunArgs {
             DtypeName::Bf16 => Arithmetic::BF16,
         }
     }
+
+    pub(crate) fn quantize(&self) -> Option<Quantize> {
+        self.quantize.map(|name| match name {
+            QuantizeName::Q8_0 => Quantize::Q8_0,
+            QuantizeName::Q4K => Quantize::Q4K,
+        })
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum QuantizeName {
+    /// 8 bits
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits; q8_0 where rows are no whole blocks of 256
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 enum DtypeName {
-    /// f32 on the CPU
+    /// f32 on the CPU; the blocks of a GGUF file stay quantised
     #[default]
     Auto,
     /// 32 bits
@@ -99,7 +120,7 @@ pub(crate) struct IdsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LogitsArgs {
-    /// A folder or a hub id
+    /// A folder, a GGUF file or a hub id
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -118,7 +139,7 @@ pub(crate) struct LogitsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct TokensArgs {
-    /// A folder or a hub id; no weights are read
+    /// A folder, a GGUF file or a hub id; no weights are read
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -132,7 +153,7 @@ pub(crate) struct TokensArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ScoreArgs {
-    /// Folders or hub ids; several give a table
+    /// Folders, GGUF files or hub ids; several give a table
     #[arg(required = true, value_name = "MODEL")]
     pub(crate) models: Vec<String>,
     /// The text's file, or - for stdin
@@ -161,7 +182,7 @@ pub(crate) struct ScoreArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateArgs {
-    /// A folder or a hub id
+    /// A folder, a GGUF file or a hub id
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]

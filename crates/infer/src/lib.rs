@@ -7,7 +7,8 @@
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`]: which tensors such a decoder has
-//! - `dot`, [`weight`], `numbers`, [`source`]: matrices, and where they come from
+//! - `instructions`, `dot`, [`quantised`], [`weight`], `numbers`, [`source`]: matrices, and where they
+//!   come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
@@ -25,12 +26,14 @@ mod family;
 mod feed_forward;
 pub mod generate;
 pub mod generation_config;
+mod instructions;
 mod keys;
 mod layer;
 pub mod model;
 mod numbers;
 pub mod open;
 pub mod progress;
+pub mod quantised;
 mod random;
 pub mod rope;
 pub mod sampling;

@@ -235,7 +235,8 @@ fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
 fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
-    let opened = Opened::find(model, &progress.watch())?;
+    let mut opened = Opened::find(model, &progress.watch())?;
+    opened.quantize = args.quantize();
     terminal.clear();
     told(args, &opened.notes);
     Ok(opened)

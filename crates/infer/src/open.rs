@@ -1,24 +1,27 @@
 //! A model by the name that a user gives it: found, fetched, checked, loaded.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device};
 use checkpoint::Checkpoint;
+use checkpoint::gguf::tokenizer::{TokenizerFolder, from_metadata};
 use checkpoint::hub::{self, Hub, HubError, ModelId};
+use checkpoint::json::Object;
 
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result, one_line};
 use crate::generation_config::GenerationConfig;
 use crate::model::Model;
 use crate::progress::{Progress, Unit, Watch};
-use crate::source::MappedWeights;
+use crate::quantised::Quantize;
+use crate::source::{MappedWeights, Storage};
 use crate::tokenizer::Tokenizer;
 
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32 on the CPU.
+    /// f32 on the CPU; quantised blocks of a GGUF file stay what they are.
     #[default]
     Auto,
     /// 32 bits.
@@ -77,6 +80,10 @@ pub struct Opened {
     pub config: DecoderConfig,
     /// What a user should hear.
     pub notes: Vec<String>,
+    /// What matrices of plain numbers become as they are loaded, if anything else.
+    pub quantize: Option<Quantize>,
+    /// The tokenizer of a GGUF file, once it was asked for.
+    tokenizer_files: OnceLock<Arc<TokenizerFolder>>,
 }
 
 impl Opened {
@@ -84,29 +91,67 @@ impl Opened {
     pub fn find(spec: &str, watch: &Watch) -> Result<Self> {
         let (path, notes) = find(spec, watch)?;
         let checkpoint = Checkpoint::open(&path)?;
-        if checkpoint.gguf().is_some() {
-            return Err(Error::NotYet { path, what: "a GGUF file" });
+        if let Some(what) = checkpoint.gguf().and_then(|gguf| gguf.untranslated.first()) {
+            return Err(Error::NotInConfig { path, what: what.clone() });
         }
         let config = DecoderConfig::read(checkpoint.config(), &checkpoint.config_path())?;
-        Ok(Self { checkpoint: Arc::new(checkpoint), config, notes })
+        Ok(Self {
+            checkpoint: Arc::new(checkpoint),
+            config,
+            notes,
+            quantize: None,
+            tokenizer_files: OnceLock::new(),
+        })
     }
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::open(self.checkpoint.folder(), self.config.vocab_size)
+        let vocab_size = self.config.vocab_size;
+        let Some(files) = self.tokenizer_files()? else {
+            return Tokenizer::open(self.checkpoint.folder(), vocab_size);
+        };
+        let path = self.checkpoint.path().to_owned();
+        match files.files.iter().find(|(name, _)| *name == "tokenizer.json") {
+            Some((_, text)) => Tokenizer::parse(text.as_bytes(), path, vocab_size),
+            None => Err(Error::NoTokenizer { model: path }),
+        }
+    }
+
+    /// The files of a folder that a GGUF file's tokenizer stands for, with the chat template in
+    /// `tokenizer_config.json`; `None` for a folder, which has its own.
+    pub fn tokenizer_files(&self) -> Result<Option<Arc<TokenizerFolder>>> {
+        let Some(gguf) = self.checkpoint.gguf() else { return Ok(None) };
+        if let Some(files) = self.tokenizer_files.get() {
+            return Ok(Some(Arc::clone(files)));
+        }
+        let files = from_metadata(&gguf.metadata, self.checkpoint.num_embedding_rows())?;
+        Ok(Some(Arc::clone(self.tokenizer_files.get_or_init(|| Arc::new(files)))))
     }
 
     /// What its files say of generation.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
-        let checkpoint = &self.checkpoint;
-        GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &checkpoint.config_path())
+        let (checkpoint, path) = (&self.checkpoint, self.checkpoint.config_path());
+        // A tokenizer that is not read says nothing: tokens may be given by number.
+        let Some(files) = self.tokenizer_files().unwrap_or_default() else {
+            return GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &path);
+        };
+        let own = files.files.iter().find(|(name, _)| *name == "generation_config.json");
+        let own = own.map(|(_, text)| Object::parse(text)).transpose();
+        let own = own.map_err(|source| checkpoint::Error::Json { path: path.clone(), source })?;
+        GenerationConfig::of(&own.unwrap_or_default(), &path, checkpoint.config(), &path)
     }
 
     /// Loads its weights.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
         let checkpoint = Arc::clone(&self.checkpoint);
+        let storage = match (self.quantize, arithmetic) {
+            (Some(quantize), _) => Storage::Quantize(quantize),
+            (None, Arithmetic::Auto) => Storage::AsStored,
+            // Who asks for a type gets the numbers in that type.
+            (None, _) => Storage::Dense,
+        };
         let source = MappedWeights::open(checkpoint, arithmetic.dtype(), &place.device()?)?;
-        Model::load(self.config.clone(), &source, watch)
+        Model::load(self.config.clone(), &source.stored(storage), watch)
     }
 }
 

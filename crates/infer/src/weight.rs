@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::dot::FewRows;
+use crate::quantised::QuantisedMatrix;
 
 /// Rows of activations up to which [`FewRows`] is used: it is faster than a general product there.
 const FEW: usize = 8;
@@ -15,6 +16,8 @@ const FEW: usize = 8;
 pub enum Weight {
     /// Numbers of the type of the arithmetic.
     Dense(Tensor),
+    /// Blocks of small integers with scales.
+    Quantised(QuantisedMatrix),
 }
 
 impl Weight {
@@ -36,6 +39,7 @@ impl Weight {
                 x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)
             }
             Self::Dense(matrix) => x.matmul(&matrix.t()?),
+            Self::Quantised(matrix) => matrix.forward(x),
         }
     }
 
@@ -43,6 +47,7 @@ impl Weight {
     pub fn rows(&self, indices: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(matrix) => matrix.index_select(indices, 0),
+            Self::Quantised(matrix) => matrix.rows(indices),
         }
     }
 
@@ -51,6 +56,7 @@ impl Weight {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Dense(matrix) => (matrix.elem_count() * matrix.dtype().size_in_bytes()) as u64,
+            Self::Quantised(matrix) => matrix.bytes(),
         }
     }
 }
