@@ -1,15 +1,23 @@
-//! Products of a few rows by a matrix, on the CPU in f32.
+//! Products of a few rows by a matrix, on the CPU.
 //!
 //! Each number of the result is one sum over one row of the matrix, in one order: it does not depend on
 //! how many rows there are beside its own, nor on how many threads.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
+use half::slice::HalfFloatSliceExt as _;
+use half::{bf16, f16};
 use rayon::prelude::*;
+
+use crate::instructions::{self, Loop};
 
 /// Elements of the matrix below which one thread is done before another is awake.
 const BLOCK: usize = 1 << 15;
 
-/// `x · Wᵀ` for x of few rows: (n, inputs) and (outputs, inputs) to (n, outputs).
+/// Elements of a row of 16 bits that are widened at once, on the stack.
+const PIECE: usize = 1024;
+
+/// `x · Wᵀ` for x of few rows: (n, inputs) in f32 and (outputs, inputs) in f32, f16 or bf16 to
+/// (n, outputs) in f32.
 ///
 /// Such products are bound by reading the matrix, which candle's general product does on one core.
 pub(crate) struct FewRows;
@@ -26,31 +34,77 @@ impl CustomOp2 for FewRows {
         matrix: &CpuStorage,
         matrix_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, matrix) = (contiguous(x, x_layout)?, contiguous(matrix, matrix_layout)?);
+        let x = contiguous(x, x_layout)?;
         let (n, inputs) = x_layout.shape().dims2()?;
         let (outputs, _) = matrix_layout.shape().dims2()?;
-        // Output by output, the n numbers of each side by side: a row of the matrix is read once.
-        let mut by_output = vec![0.0_f32; outputs * n];
-        let rows = BLOCK.div_ceil(inputs);
-        let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
-        blocks.for_each(|(out, matrix)| {
-            for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
-                for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
-                    *out = dot(x, row);
-                }
-            }
-        });
-        let shape = Shape::from((n, outputs));
-        if n == 1 {
-            return Ok((CpuStorage::F32(by_output), shape));
+        let Some((start, end)) = matrix_layout.contiguous_offsets() else {
+            candle_core::bail!("a matrix in one piece is expected")
+        };
+        let product = match matrix {
+            CpuStorage::F32(matrix) => few_rows(x, &matrix[start..end], n, inputs),
+            CpuStorage::F16(matrix) => few_rows(x, &matrix[start..end], n, inputs),
+            CpuStorage::BF16(matrix) => few_rows(x, &matrix[start..end], n, inputs),
+            _ => candle_core::bail!("a matrix of floating-point numbers is expected"),
+        };
+        Ok((CpuStorage::F32(product), Shape::from((n, outputs))))
+    }
+}
+
+fn few_rows<T: Number>(x: &[f32], matrix: &[T], n: usize, inputs: usize) -> Vec<f32> {
+    let outputs = matrix.len() / inputs;
+    // Output by output, the n numbers of each side by side: a row of the matrix is read once.
+    let mut by_output = vec![0.0_f32; outputs * n];
+    let rows = BLOCK.div_ceil(inputs);
+    let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
+    blocks.for_each(|(out, matrix)| {
+        for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
+            T::dots(row, x, out);
         }
-        let mut by_row = vec![0.0_f32; outputs * n];
-        for (row, out) in by_row.chunks_exact_mut(outputs).enumerate() {
-            for (out, numbers) in out.iter_mut().zip(by_output.chunks_exact(n)) {
-                *out = numbers[row];
-            }
+    });
+    if n == 1 {
+        return by_output;
+    }
+    let mut by_row = vec![0.0_f32; outputs * n];
+    for (row, out) in by_row.chunks_exact_mut(outputs).enumerate() {
+        for (out, numbers) in out.iter_mut().zip(by_output.chunks_exact(n)) {
+            *out = numbers[row];
         }
-        Ok((CpuStorage::F32(by_row), shape))
+    }
+    by_row
+}
+
+/// A matrix of 16 bits in f32, on all cores; one of f32 as it is.
+pub(crate) fn widened(matrix: &Tensor) -> Result<Tensor> {
+    match (matrix.device(), matrix.dtype()) {
+        (_, DType::F32) => Ok(matrix.clone()),
+        (Device::Cpu, DType::F16 | DType::BF16) => matrix.apply_op1_no_bwd(&Widen),
+        _ => matrix.to_dtype(DType::F32),
+    }
+}
+
+struct Widen;
+
+impl CustomOp1 for Widen {
+    fn name(&self) -> &'static str {
+        "widen"
+    }
+
+    fn cpu_fwd(&self, matrix: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a matrix in one piece is expected")
+        };
+        let mut wide = vec![0.0; end - start];
+        let to = wide.par_chunks_mut(BLOCK);
+        match matrix {
+            CpuStorage::F16(numbers) => {
+                to.zip(numbers[start..end].par_chunks(BLOCK)).for_each(|(to, x)| f16::widen(x, to));
+            }
+            CpuStorage::BF16(numbers) => {
+                to.zip(numbers[start..end].par_chunks(BLOCK)).for_each(|(to, x)| bf16::widen(x, to));
+            }
+            _ => candle_core::bail!("numbers of 16 bits are expected"),
+        }
+        Ok((CpuStorage::F32(wide), layout.shape().clone()))
     }
 }
 
@@ -62,9 +116,89 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     }
 }
 
-/// The sum of products, in sixteen partial sums that the compiler keeps in vector registers.
+/// What a matrix is made of.
+trait Number: Copy + Send + Sync + Sized {
+    /// The f32 that `numbers` are.
+    fn widen(numbers: &[Self], wide: &mut [f32]);
+
+    /// The sums of products of `row` with each row of `x`.
+    fn dots(row: &[Self], x: &[f32], out: &mut [f32]) {
+        let inputs = row.len();
+        let mut wide = [0.0; PIECE];
+        out.fill(0.0);
+        for (piece, numbers) in row.chunks(PIECE).enumerate() {
+            let wide = &mut wide[..numbers.len()];
+            Self::widen(numbers, wide);
+            for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
+                *out += dot(&x[piece * PIECE..][..numbers.len()], wide);
+            }
+        }
+    }
+}
+
+impl Number for f32 {
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        wide.copy_from_slice(numbers);
+    }
+
+    fn dots(row: &[Self], x: &[f32], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x.chunks_exact(row.len())) {
+            *out = dot(x, row);
+        }
+    }
+}
+
+impl Number for f16 {
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        // By F16C where there is any.
+        numbers.convert_to_f32_slice(wide);
+    }
+}
+
+impl Number for bf16 {
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        instructions::run(WidenBf16 { numbers, wide });
+    }
+}
+
+struct WidenBf16<'a> {
+    numbers: &'a [bf16],
+    wide: &'a mut [f32],
+}
+
+impl Loop for WidenBf16<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (wide, number) in self.wide.iter_mut().zip(self.numbers) {
+            *wide = f32::from_bits(u32::from(number.to_bits()) << 16);
+        }
+    }
+}
+
+/// The sum of products.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
+    let mut sum = 0.0;
+    instructions::run(Dot { a, b, sum: &mut sum });
+    sum
+}
+
+struct Dot<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    sum: &'a mut f32,
+}
+
+impl Loop for Dot<'_> {
+    #[inline(always)]
+    fn run(self) {
+        *self.sum = dot_inline(self.a, self.b);
+    }
+}
+
+/// The sum of products, in partial sums that the compiler keeps in vector registers.
+#[inline(always)]
+pub(crate) fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 32;
     let mut sums = [0.0_f32; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
     let (b_chunks, b_rest) = b.as_chunks::<LANES>();
@@ -73,6 +207,49 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[lane] += a[lane] * b[lane];
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
+    let mut rest = 0.0;
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        rest += a * b;
+    }
+    // Halves upon halves: the compiler can keep these in registers too.
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0] + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_every_type_alone_and_beside_others() {
+        let (n, inputs, outputs) = (3, 1100, 70);
+        let x: Vec<f32> = (0..n * inputs).map(|i| (i as f32 * 0.3).sin()).collect();
+        let matrix: Vec<f32> = (0..outputs * inputs).map(|i| (i as f32 * 0.11).cos()).collect();
+        let halves: Vec<f16> = matrix.iter().map(|&w| f16::from_f32(w)).collect();
+        let brain: Vec<bf16> = matrix.iter().map(|&w| bf16::from_f32(w)).collect();
+        check(&x, &matrix, n, inputs, |w| w);
+        check(&x, &halves, n, inputs, f16::to_f32);
+        check(&x, &brain, n, inputs, bf16::to_f32);
+    }
+
+    #[track_caller]
+    fn check<T: Number>(x: &[f32], matrix: &[T], n: usize, inputs: usize, to: fn(T) -> f32) {
+        let found = few_rows(x, matrix, n, inputs);
+        let outputs = matrix.len() / inputs;
+        for (row, x) in x.chunks(inputs).enumerate() {
+            let alone = few_rows(x, matrix, 1, inputs);
+            assert_eq!(alone, found[row * outputs..][..outputs]);
+            for (found, w) in alone.iter().zip(matrix.chunks(inputs)) {
+                let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(to(w)));
+                let exact: f64 = products.sum();
+                assert!((f64::from(*found) - exact).abs() < 1e-3, "{found} and {exact}");
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use crate::dot::contiguous;
+use crate::exponential::silu_times;
 use crate::weight::Linear;
 
 /// Elements below which one thread is done before another is awake.
@@ -54,9 +55,7 @@ impl CustomOp2 for Gated {
         let mut product = vec![0.0_f32; gate.len()];
         let blocks = product.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK));
         blocks.zip(up.par_chunks(BLOCK)).for_each(|((product, gate), up)| {
-            for ((product, &gate), &up) in product.iter_mut().zip(gate).zip(up) {
-                *product = gate / (1.0 + (-gate).exp()) * up;
-            }
+            silu_times(gate, up, product);
         });
         Ok((CpuStorage::F32(product), gate_layout.shape().clone()))
     }

@@ -10,7 +10,7 @@
 //! - `instructions`, `dot`, [`quantised`], [`weight`], `numbers`, [`source`]: matrices, and where they
 //!   come from
 //! - [`cache`]: the keys and values of a sequence
-//! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
+//! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
 //! - `random`, [`sampling`], [`generation_config`], [`generate`](mod@generate): new tokens
 //! - [`windows`], [`score`](mod@score): how well a text is predicted
@@ -22,6 +22,7 @@ pub mod cache;
 pub mod config;
 mod dot;
 pub mod error;
+mod exponential;
 mod family;
 mod feed_forward;
 pub mod generate;

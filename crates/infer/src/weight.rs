@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::dot::FewRows;
+use crate::dot::{FewRows, widened};
 use crate::quantised::QuantisedMatrix;
 
 /// Rows of activations up to which [`FewRows`] is used: it is faster than a general product there.
@@ -24,19 +24,15 @@ impl Weight {
     /// `x · Wᵀ`: (n, inputs) to (n, outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            // candle has no BF16 product on the CPU: the numbers are widened, and the result rounded.
-            Self::Dense(matrix)
-                if matrix.dtype() == DType::BF16 && matches!(matrix.device(), Device::Cpu) =>
-            {
-                let product = x.to_dtype(DType::F32)?.matmul(&matrix.to_dtype(DType::F32)?.t()?)?;
-                product.to_dtype(DType::BF16)
-            }
-            Self::Dense(matrix)
-                if x.dims()[0] <= FEW
-                    && matrix.dtype() == DType::F32
-                    && matches!(matrix.device(), Device::Cpu) =>
-            {
-                x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)
+            Self::Dense(matrix) if matches!(matrix.device(), Device::Cpu) => {
+                // Sums are f32 whatever the type is, and the result is rounded.
+                let x = x.to_dtype(DType::F32)?;
+                let product = if x.dims()[0] <= FEW {
+                    x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)?
+                } else {
+                    x.matmul(&widened(matrix)?.t()?)?
+                };
+                product.to_dtype(matrix.dtype())
             }
             Self::Dense(matrix) => x.matmul(&matrix.t()?),
             Self::Quantised(matrix) => matrix.forward(x),

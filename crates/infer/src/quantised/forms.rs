@@ -3,6 +3,8 @@
 //! An element is `scale · (code − OFFSET) + minimum`: a code of 4 or 8 bits, and a scale, in some
 //! types a minimum too, that a group of 16 or 32 elements of a row shares.
 
+#![expect(non_camel_case_types, reason = "llama.cpp's names, letter for letter")]
+
 use checkpoint::gguf::GgmlType;
 
 /// How a group's scale and minimum are stored.
