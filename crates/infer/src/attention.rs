@@ -10,9 +10,9 @@ use candle_core::{
 use rayon::prelude::*;
 
 use crate::cache::LayerCache;
-use crate::dot::{contiguous, dot_inline};
+use crate::dot::{contiguous, dot};
 use crate::exponential::softmax;
-use crate::instructions::{self, Loop};
+use crate::instructions::{self, Instructions, Loop};
 
 /// Up to so many new tokens, keys and values are read straight from the cache, a row at a time.
 const FEW: usize = 4;
@@ -180,10 +180,11 @@ impl Loop for OneGroup<'_> {
         let Self { queries, keys, values, head_dim, out } = self;
         let num_keys = keys.len() / head_dim;
         let group = queries.len() / head_dim;
+        let with = Instructions::best();
         let mut scores = vec![0.0_f32; group * num_keys];
         for (position, key) in keys.chunks_exact(head_dim).enumerate() {
             for (head, query) in queries.chunks_exact(head_dim).enumerate() {
-                scores[head * num_keys + position] = dot_inline(query, key);
+                scores[head * num_keys + position] = dot(with, query, key);
             }
         }
         for scores in scores.chunks_exact_mut(num_keys) {

@@ -8,7 +8,9 @@ use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::instructions::{self, Loop};
+#[cfg(target_arch = "x86_64")]
+use crate::dot_x86;
+use crate::instructions::{self, Instructions, Loop};
 
 /// Elements of the matrix below which one thread is done before another is awake.
 const BLOCK: usize = 1 << 15;
@@ -40,17 +42,24 @@ impl CustomOp2 for FewRows {
         let Some((start, end)) = matrix_layout.contiguous_offsets() else {
             candle_core::bail!("a matrix in one piece is expected")
         };
+        let with = Instructions::best();
         let product = match matrix {
-            CpuStorage::F32(matrix) => few_rows(x, &matrix[start..end], n, inputs),
-            CpuStorage::F16(matrix) => few_rows(x, &matrix[start..end], n, inputs),
-            CpuStorage::BF16(matrix) => few_rows(x, &matrix[start..end], n, inputs),
+            CpuStorage::F32(matrix) => few_rows(with, x, &matrix[start..end], n, inputs),
+            CpuStorage::F16(matrix) => few_rows(with, x, &matrix[start..end], n, inputs),
+            CpuStorage::BF16(matrix) => few_rows(with, x, &matrix[start..end], n, inputs),
             _ => candle_core::bail!("a matrix of floating-point numbers is expected"),
         };
         Ok((CpuStorage::F32(product), Shape::from((n, outputs))))
     }
 }
 
-fn few_rows<T: Number>(x: &[f32], matrix: &[T], n: usize, inputs: usize) -> Vec<f32> {
+fn few_rows<T: Number>(
+    with: Instructions,
+    x: &[f32],
+    matrix: &[T],
+    n: usize,
+    inputs: usize,
+) -> Vec<f32> {
     let outputs = matrix.len() / inputs;
     // Output by output, the n numbers of each side by side: a row of the matrix is read once.
     let mut by_output = vec![0.0_f32; outputs * n];
@@ -58,7 +67,7 @@ fn few_rows<T: Number>(x: &[f32], matrix: &[T], n: usize, inputs: usize) -> Vec<
     let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
     blocks.for_each(|(out, matrix)| {
         for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
-            T::dots(row, x, out);
+            T::dots(with, row, x, out);
         }
     });
     if n == 1 {
@@ -122,7 +131,7 @@ trait Number: Copy + Send + Sync + Sized {
     fn widen(numbers: &[Self], wide: &mut [f32]);
 
     /// The sums of products of `row` with each row of `x`.
-    fn dots(row: &[Self], x: &[f32], out: &mut [f32]) {
+    fn dots(with: Instructions, row: &[Self], x: &[f32], out: &mut [f32]) {
         let inputs = row.len();
         let mut wide = [0.0; PIECE];
         out.fill(0.0);
@@ -130,7 +139,7 @@ trait Number: Copy + Send + Sync + Sized {
             let wide = &mut wide[..numbers.len()];
             Self::widen(numbers, wide);
             for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
-                *out += dot(&x[piece * PIECE..][..numbers.len()], wide);
+                *out += dot(with, &x[piece * PIECE..][..numbers.len()], wide);
             }
         }
     }
@@ -141,9 +150,9 @@ impl Number for f32 {
         wide.copy_from_slice(numbers);
     }
 
-    fn dots(row: &[Self], x: &[f32], out: &mut [f32]) {
+    fn dots(with: Instructions, row: &[Self], x: &[f32], out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x.chunks_exact(row.len())) {
-            *out = dot(x, row);
+            *out = dot(with, x, row);
         }
     }
 }
@@ -175,30 +184,25 @@ impl Loop for WidenBf16<'_> {
     }
 }
 
-/// The sum of products.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sum = 0.0;
-    instructions::run(Dot { a, b, sum: &mut sum });
-    sum
-}
-
-struct Dot<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    sum: &'a mut f32,
-}
-
-impl Loop for Dot<'_> {
-    #[inline(always)]
-    fn run(self) {
-        *self.sum = dot_inline(self.a, self.b);
+/// The sum of products of `a` and `b`, of one length.
+#[inline]
+pub(crate) fn dot(with: Instructions, a: &[f32], b: &[f32]) -> f32 {
+    match with {
+        Instructions::Plain => plain(a, b),
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: `Instructions` other than plain ones come from asking the processor for them.
+        Instructions::Avx2 => unsafe { dot_x86::avx2(a, b) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: as above.
+        Instructions::Avx512 => unsafe { dot_x86::avx512(a, b) },
     }
 }
 
-/// The sum of products, in partial sums that the compiler keeps in vector registers.
-#[inline(always)]
-pub(crate) fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 32;
+/// The sum of products, in sixteen partial sums that the compiler keeps in vector registers.
+fn plain(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
     let mut sums = [0.0_f32; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
     let (b_chunks, b_rest) = b.as_chunks::<LANES>();
@@ -207,19 +211,8 @@ pub(crate) fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
             sums[lane] += a[lane] * b[lane];
         }
     }
-    let mut rest = 0.0;
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        rest += a * b;
-    }
-    // Halves upon halves: the compiler can keep these in registers too.
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-        width /= 2;
-    }
-    sums[0] + rest
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
@@ -228,7 +221,7 @@ mod tests {
 
     #[test]
     fn rows_of_every_type_alone_and_beside_others() {
-        let (n, inputs, outputs) = (3, 1100, 70);
+        let (n, inputs, outputs) = (3, 1103, 70);
         let x: Vec<f32> = (0..n * inputs).map(|i| (i as f32 * 0.3).sin()).collect();
         let matrix: Vec<f32> = (0..outputs * inputs).map(|i| (i as f32 * 0.11).cos()).collect();
         let halves: Vec<f16> = matrix.iter().map(|&w| f16::from_f32(w)).collect();
@@ -240,10 +233,24 @@ mod tests {
 
     #[track_caller]
     fn check<T: Number>(x: &[f32], matrix: &[T], n: usize, inputs: usize, to: fn(T) -> f32) {
-        let found = few_rows(x, matrix, n, inputs);
+        for with in Instructions::all() {
+            check_with(with, x, matrix, n, inputs, to);
+        }
+    }
+
+    #[track_caller]
+    fn check_with<T: Number>(
+        with: Instructions,
+        x: &[f32],
+        matrix: &[T],
+        n: usize,
+        inputs: usize,
+        to: fn(T) -> f32,
+    ) {
+        let found = few_rows(with, x, matrix, n, inputs);
         let outputs = matrix.len() / inputs;
         for (row, x) in x.chunks(inputs).enumerate() {
-            let alone = few_rows(x, matrix, 1, inputs);
+            let alone = few_rows(with, x, matrix, 1, inputs);
             assert_eq!(alone, found[row * outputs..][..outputs]);
             for (found, w) in alone.iter().zip(matrix.chunks(inputs)) {
                 let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(to(w)));

@@ -7,7 +7,7 @@
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`]: which tensors such a decoder has
-//! - `instructions`, `dot`, [`quantised`], [`weight`], `numbers`, [`source`]: matrices, and where they
+//! - `instructions`, `dot_x86`, `dot`, [`quantised`], [`weight`], `numbers`, [`source`]: matrices, and where they
 //!   come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
@@ -21,6 +21,8 @@ mod attention;
 pub mod cache;
 pub mod config;
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod dot_x86;
 pub mod error;
 mod exponential;
 mod family;

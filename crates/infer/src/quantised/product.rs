@@ -129,14 +129,14 @@ pub(super) fn by_rows(blocks: &Blocks, x: &[f32]) -> Vec<f32> {
         static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
     let (outputs, inputs) = (blocks.outputs(), blocks.inputs());
-    let n = x.len() / inputs;
+    let (n, with) = (x.len() / inputs, Instructions::best());
     let mut by_output = vec![0.0_f32; outputs * n];
     by_output.par_chunks_mut(n).enumerate().with_min_len(8).for_each(|(output, out)| {
         ROW.with_borrow_mut(|row| {
             row.resize(inputs, 0.0);
             blocks.decode_row(output, row);
             for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
-                *out = dot(x, row);
+                *out = dot(with, x, row);
             }
         });
     });
