@@ -175,6 +175,7 @@ struct OneGroup<'a> {
 }
 
 impl Loop for OneGroup<'_> {
+    #[expect(clippy::inline_always, reason = "only what is inlined is compiled for the set")]
     #[inline(always)]
     fn run(self) {
         let Self { queries, keys, values, head_dim, out } = self;

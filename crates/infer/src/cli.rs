@@ -76,7 +76,7 @@ enum QuantizeName {
     /// 8 bits
     #[value(name = "q8_0")]
     Q8_0,
-    /// 4 bits; q8_0 where rows are no whole blocks of 256
+    /// 4 bits; 8 where rows are no whole blocks of 256
     #[value(name = "q4_k")]
     Q4K,
 }

@@ -4,19 +4,16 @@
 //! how many rows there are beside its own, nor on how many threads.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
-use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use crate::dot_x86;
-use crate::instructions::{self, Instructions, Loop};
+use crate::instructions::Instructions;
+use crate::numbers::Number;
 
 /// Elements of the matrix below which one thread is done before another is awake.
 const BLOCK: usize = 1 << 15;
-
-/// Elements of a row of 16 bits that are widened at once, on the stack.
-const PIECE: usize = 1024;
 
 /// `x · Wᵀ` for x of few rows: (n, inputs) in f32 and (outputs, inputs) in f32, f16 or bf16 to
 /// (n, outputs) in f32.
@@ -67,7 +64,9 @@ fn few_rows<T: Number>(
     let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
     blocks.for_each(|(out, matrix)| {
         for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
-            T::dots(with, row, x, out);
+            for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
+                *out = dot(with, x, row);
+            }
         }
     });
     if n == 1 {
@@ -109,7 +108,8 @@ impl CustomOp1 for Widen {
                 to.zip(numbers[start..end].par_chunks(BLOCK)).for_each(|(to, x)| f16::widen(x, to));
             }
             CpuStorage::BF16(numbers) => {
-                to.zip(numbers[start..end].par_chunks(BLOCK)).for_each(|(to, x)| bf16::widen(x, to));
+                to.zip(numbers[start..end].par_chunks(BLOCK))
+                    .for_each(|(to, x)| bf16::widen(x, to));
             }
             _ => candle_core::bail!("numbers of 16 bits are expected"),
         }
@@ -125,68 +125,9 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     }
 }
 
-/// What a matrix is made of.
-trait Number: Copy + Send + Sync + Sized {
-    /// The f32 that `numbers` are.
-    fn widen(numbers: &[Self], wide: &mut [f32]);
-
-    /// The sums of products of `row` with each row of `x`.
-    fn dots(with: Instructions, row: &[Self], x: &[f32], out: &mut [f32]) {
-        let inputs = row.len();
-        let mut wide = [0.0; PIECE];
-        out.fill(0.0);
-        for (piece, numbers) in row.chunks(PIECE).enumerate() {
-            let wide = &mut wide[..numbers.len()];
-            Self::widen(numbers, wide);
-            for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
-                *out += dot(with, &x[piece * PIECE..][..numbers.len()], wide);
-            }
-        }
-    }
-}
-
-impl Number for f32 {
-    fn widen(numbers: &[Self], wide: &mut [f32]) {
-        wide.copy_from_slice(numbers);
-    }
-
-    fn dots(with: Instructions, row: &[Self], x: &[f32], out: &mut [f32]) {
-        for (out, x) in out.iter_mut().zip(x.chunks_exact(row.len())) {
-            *out = dot(with, x, row);
-        }
-    }
-}
-
-impl Number for f16 {
-    fn widen(numbers: &[Self], wide: &mut [f32]) {
-        // By F16C where there is any.
-        numbers.convert_to_f32_slice(wide);
-    }
-}
-
-impl Number for bf16 {
-    fn widen(numbers: &[Self], wide: &mut [f32]) {
-        instructions::run(WidenBf16 { numbers, wide });
-    }
-}
-
-struct WidenBf16<'a> {
-    numbers: &'a [bf16],
-    wide: &'a mut [f32],
-}
-
-impl Loop for WidenBf16<'_> {
-    #[inline(always)]
-    fn run(self) {
-        for (wide, number) in self.wide.iter_mut().zip(self.numbers) {
-            *wide = f32::from_bits(u32::from(number.to_bits()) << 16);
-        }
-    }
-}
-
 /// The sum of products of `a` and `b`, of one length.
 #[inline]
-pub(crate) fn dot(with: Instructions, a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot<T: Number>(with: Instructions, a: &[f32], b: &[T]) -> f32 {
     match with {
         Instructions::Plain => plain(a, b),
         #[cfg(target_arch = "x86_64")]
@@ -201,17 +142,17 @@ pub(crate) fn dot(with: Instructions, a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The sum of products, in sixteen partial sums that the compiler keeps in vector registers.
-fn plain(a: &[f32], b: &[f32]) -> f32 {
+fn plain<T: Number>(a: &[f32], b: &[T]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0_f32; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
     let (b_chunks, b_rest) = b.as_chunks::<LANES>();
     for (a, b) in a_chunks.iter().zip(b_chunks) {
         for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+            sums[lane] += a[lane] * b[lane].to_f32();
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b.to_f32()).sum();
     sums.iter().sum::<f32>() + rest
 }
 

@@ -1,4 +1,4 @@
-//! Exponentials of many numbers: softmax and SiLU, in loops that the compiler keeps in vectors.
+//! Exponentials of many numbers: softmax and `SiLU`, in loops that the compiler keeps in vectors.
 
 use crate::instructions::{self, Loop};
 
@@ -31,7 +31,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
         p = p * r + factor;
     }
-    let power = f32::from_bits(whole.to_bits().wrapping_sub(WHOLE.to_bits()).wrapping_add(127) << 23);
+    let power =
+        f32::from_bits(whole.to_bits().wrapping_sub(WHOLE.to_bits()).wrapping_add(127) << 23);
     (p * r * r + r + 1.0) * power
 }
 
@@ -41,6 +42,7 @@ struct Softmax<'a> {
 }
 
 impl Loop for Softmax<'_> {
+    #[expect(clippy::inline_always, reason = "only what is inlined is compiled for the set")]
     #[inline(always)]
     fn run(self) {
         let Self { scores, scale } = self;
@@ -81,6 +83,7 @@ struct SiluTimes<'a> {
 }
 
 impl Loop for SiluTimes<'_> {
+    #[expect(clippy::inline_always, reason = "only what is inlined is compiled for the set")]
     #[inline(always)]
     fn run(self) {
         for ((out, &gate), &up) in self.out.iter_mut().zip(self.gate).zip(self.up) {

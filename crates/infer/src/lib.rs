@@ -7,8 +7,9 @@
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`]: which tensors such a decoder has
-//! - `instructions`, `dot_x86`, `dot`, [`quantised`], [`weight`], `numbers`, [`source`]: matrices, and where they
-//!   come from
+//! - `instructions`, `numbers`, `dot_x86`, `dot`, [`quantised`]: matrices, plain and quantised, and products
+//!   by them
+//! - [`weight`], [`source`]: a decoder's matrices, and where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come

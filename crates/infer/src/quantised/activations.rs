@@ -54,6 +54,7 @@ struct Quantise<'a> {
 }
 
 impl Loop for Quantise<'_> {
+    #[expect(clippy::inline_always, reason = "only what is inlined is compiled for the set")]
     #[inline(always)]
     fn run(self) {
         let Self { x, row, offset, parts, to } = self;

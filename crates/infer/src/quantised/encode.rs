@@ -39,11 +39,7 @@ impl Quantize {
 }
 
 /// Quantises `numbers`, (outputs, inputs), to blocks of `ty`; an error names no tensor.
-pub(crate) fn encode(
-    numbers: &[f32],
-    shape: (usize, usize),
-    ty: GgmlType,
-) -> Result<Blocks> {
+pub(crate) fn encode(numbers: &[f32], shape: (usize, usize), ty: GgmlType) -> Result<Blocks> {
     /// Rows that a thread quantises at once.
     const ROWS: usize = 64;
     let row_bytes = shape.1 / ty.block_elements() * ty.block_bytes();
@@ -57,7 +53,8 @@ pub(crate) fn encode(
             // What overflows a scale is infinite, and is found in the logits.
             let _ = encode_q8_0(numbers, bytes);
         } else {
-            let rows = Tensor::from_slice(numbers, (numbers.len() / shape.1, shape.1), &Device::Cpu)?;
+            let rows =
+                Tensor::from_slice(numbers, (numbers.len() / shape.1, shape.1), &Device::Cpu)?;
             bytes.copy_from_slice(&QTensor::quantize(&rows, GgmlDType::Q4K)?.data()?);
         }
         Ok(())

@@ -45,7 +45,7 @@ fn piece<F: Form>(tiles: &Tiles, x: &[f32], with: Instructions, out: &mut [f32])
     let n = x.len() / tiles.inputs;
     let outputs = tiles.outputs;
     // A tile's numbers side by side, (tiles, n, 16): each thread writes a stretch of its own.
-    let mut by_tile = vec![0.0_f32; tiles.tiles().len() * n * TILE];
+    let mut by_tile = vec![0.0_f32; tiles.all().len() * n * TILE];
     let one = |(tile, mut out): (&Tile, &mut [f32])| {
         for x in &blocks {
             let (own, rest) = out.split_at_mut(x.rows * TILE);
@@ -54,7 +54,7 @@ fn piece<F: Form>(tiles: &Tiles, x: &[f32], with: Instructions, out: &mut [f32])
         }
     };
     let per_thread = PARALLEL.div_ceil(tiles.inputs * TILE * n);
-    let all = tiles.tiles().par_iter().zip(by_tile.par_chunks_mut(n * TILE));
+    let all = tiles.all().par_iter().zip(by_tile.par_chunks_mut(n * TILE));
     all.with_min_len(per_thread).for_each(one);
     if n == 1 {
         out.copy_from_slice(&by_tile[..outputs]);

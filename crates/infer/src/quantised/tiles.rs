@@ -26,7 +26,7 @@ pub(super) struct Line(pub(super) [u8; 64]);
 pub(super) struct Tiles {
     pub(super) outputs: usize,
     pub(super) inputs: usize,
-    tiles: Vec<Tile>,
+    all: Vec<Tile>,
 }
 
 /// Sixteen rows.
@@ -47,11 +47,11 @@ impl Tiles {
         let (outputs, inputs) = (blocks.outputs(), blocks.inputs());
         let tile = |first: usize| tile::<F>(blocks, first..outputs.min(first + TILE));
         let firsts = (0..outputs.div_ceil(TILE)).into_par_iter().map(|number| number * TILE);
-        Self { outputs, inputs, tiles: firsts.map(tile).collect() }
+        Self { outputs, inputs, all: firsts.map(tile).collect() }
     }
 
-    pub(super) fn tiles(&self) -> &[Tile] {
-        &self.tiles
+    pub(super) fn all(&self) -> &[Tile] {
+        &self.all
     }
 
     /// The bytes that they take.
@@ -59,7 +59,7 @@ impl Tiles {
         let bytes = |tile: &Tile| {
             size_of_val(&*tile.codes) + size_of_val(&*tile.halves) + size_of_val(&*tile.small)
         };
-        self.tiles.iter().map(bytes).sum()
+        self.all.iter().map(bytes).sum()
     }
 }
 
