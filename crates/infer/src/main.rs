@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use infer::generate::{self, Request, Step, Stop};
-use infer::open::Opened;
+use infer::open::{Opened, Wanted};
 use infer::score::{self, Text};
 use infer::tokenizer::Tokenizer;
 use infer::windows::Rule;
@@ -218,7 +218,7 @@ fn rule(args: &ScoreArgs, positions: usize) -> Result<Rule> {
 
 fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.json);
-    let opened = Opened::find(&args.model, &progress.watch())?;
+    let opened = Opened::find(&args.model, Wanted::Outline, &progress.watch())?;
     terminal.clear();
     let tokenizer = opened.tokenizer()?;
     let input = Input::prompt(args.text.as_ref(), &args.ids)?;
@@ -235,7 +235,7 @@ fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
 fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
-    let mut opened = Opened::find(model, &progress.watch())?;
+    let mut opened = Opened::find(model, Wanted::Weights, &progress.watch())?;
     opened.quantize = args.quantize();
     terminal.clear();
     told(args, &opened.notes);

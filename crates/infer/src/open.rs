@@ -8,12 +8,13 @@ use checkpoint::Checkpoint;
 use checkpoint::gguf::tokenizer::{TokenizerFolder, from_metadata};
 use checkpoint::hub::{self, Hub, HubError, ModelId};
 use checkpoint::json::Object;
+use tempfile::TempDir;
 
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result, one_line};
 use crate::generation_config::GenerationConfig;
 use crate::model::Model;
-use crate::progress::{Progress, Unit, Watch};
+use crate::progress::{Unit, Watch};
 use crate::quantised::Quantize;
 use crate::source::{MappedWeights, Storage};
 use crate::tokenizer::Tokenizer;
@@ -71,6 +72,15 @@ impl Place {
     }
 }
 
+/// How much of a model is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// All that is needed to run it; from the hub it comes into the cache.
+    Weights,
+    /// What stands beside the weights, and their headers; of a model on the hub no weights are fetched.
+    Outline,
+}
+
 /// A model whose files were read and checked; its weights were not.
 #[derive(Debug)]
 pub struct Opened {
@@ -84,12 +94,15 @@ pub struct Opened {
     pub quantize: Option<Quantize>,
     /// The tokenizer of a GGUF file, once it was asked for.
     tokenizer_files: OnceLock<Arc<TokenizerFolder>>,
+    /// A folder of headers, for as long as this is kept.
+    _outline: Option<TempDir>,
 }
 
 impl Opened {
-    /// Finds the model that `spec` names, fetching it if need be, and reads its config and headers.
-    pub fn find(spec: &str, watch: &Watch) -> Result<Self> {
-        let (path, notes) = find(spec, watch)?;
+    /// Finds the model that `spec` names, fetching what is `wanted` of it if need be, and reads its
+    /// config and headers. One of which only the outline is here cannot be loaded.
+    pub fn find(spec: &str, wanted: Wanted, watch: &Watch) -> Result<Self> {
+        let Found { path, notes, outline } = find(spec, wanted, watch)?;
         let checkpoint = Checkpoint::open(&path)?;
         if let Some(what) = checkpoint.gguf().and_then(|gguf| gguf.untranslated.first()) {
             return Err(Error::NotInConfig { path, what: what.clone() });
@@ -101,6 +114,7 @@ impl Opened {
             notes,
             quantize: None,
             tokenizer_files: OnceLock::new(),
+            _outline: outline,
         })
     }
 
@@ -131,9 +145,13 @@ impl Opened {
     /// What its files say of generation.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
         let (checkpoint, path) = (&self.checkpoint, self.checkpoint.config_path());
-        // A tokenizer that is not read says nothing: tokens may be given by number.
-        let Some(files) = self.tokenizer_files().unwrap_or_default() else {
-            return GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &path);
+        let files = match self.tokenizer_files() {
+            Ok(Some(files)) => files,
+            Ok(None) => {
+                return GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &path);
+            }
+            // A tokenizer that is not read says nothing: tokens may be given by number.
+            Err(_) => Arc::default(),
         };
         let own = files.files.iter().find(|(name, _)| *name == "generation_config.json");
         let own = own.map(|(_, text)| Object::parse(text)).transpose();
@@ -155,42 +173,77 @@ impl Opened {
     }
 }
 
-/// The path of a model, and what a user should hear of the way there.
-fn find(spec: &str, watch: &Watch) -> Result<(PathBuf, Vec<String>)> {
+/// A model that was found.
+struct Found {
+    path: PathBuf,
+    notes: Vec<String>,
+    outline: Option<TempDir>,
+}
+
+impl Found {
+    fn at(path: PathBuf) -> Self {
+        Self { path, notes: Vec::new(), outline: None }
+    }
+}
+
+fn find(spec: &str, wanted: Wanted, watch: &Watch) -> Result<Found> {
     let path = Path::new(spec);
     let is_recipe = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("toml"));
     if is_recipe && path.is_file() {
         return Err(Error::NotYet { path: path.to_owned(), what: "a recipe" });
     }
     let missing_in = match hub::locate(spec, Path::new("")) {
-        Ok(location) if location.hub.is_none() => return Ok((location.path, Vec::new())),
+        Ok(location) if location.hub.is_none() => return Ok(Found::at(location.path)),
+        // The cache may hold some of a model's files only; then the hub knows which there are.
+        Ok(location) if wanted == Wanted::Outline && Checkpoint::open(&location.path).is_ok() => {
+            return Ok(Found::at(location.path));
+        }
         Ok(_) => None,
         Err(checkpoint::Error::NotInCache { cache, .. }) => Some(cache),
         Err(error) => return Err(error.into()),
     };
-    // The cache may hold some of a model's files only: the hub knows which there are.
-    let found = fetch(spec, watch).map_err(|error| match (error, missing_in) {
-        (Error::Checkpoint(source), Some(cache)) => {
-            Error::NotOnHub { spec: spec.to_owned(), cache, source }
+    let id = ModelId::parse(spec)?;
+    with_hub_watch(watch, |watch| ask(&id, wanted, watch)).map_err(|error| {
+        match (error, missing_in) {
+            (Error::Checkpoint(source), Some(cache)) => {
+                Error::NotOnHub { spec: spec.to_owned(), cache, source }
+            }
+            (error, _) => error,
         }
-        (error, _) => error,
-    })?;
+    })
+}
+
+/// Asks the hub for a model.
+fn ask(id: &ModelId, wanted: Wanted, watch: hub::Watch) -> checkpoint::Result<Found> {
+    let hub = Hub::from_env()?;
+    if wanted == Wanted::Outline && !hub.settings().offline {
+        let revision = hub.resolve(id, watch)?;
+        let dir = tempfile::Builder::new().prefix("infer-").tempdir();
+        let path = std::env::temp_dir();
+        let dir =
+            dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
+        let location = hub.remote(revision).outline(dir.path(), true, watch)?;
+        return Ok(Found { outline: Some(dir), ..Found::at(location.path) });
+    }
+    let found = hub.find(id, watch)?;
     let notice = found.notice.map(|error| {
         format!("the hub could not be asked ({}); the cache's copy is used", one_line(&error))
     });
-    Ok((found.location.path, notice.into_iter().collect()))
+    Ok(Found { notes: notice.into_iter().collect(), ..Found::at(found.location.path) })
 }
 
-fn fetch(spec: &str, watch: &Watch) -> Result<hub::Found> {
+/// Calls `f` with a watch that tells `watch` of the hub's progress.
+fn with_hub_watch<T>(
+    watch: &Watch,
+    f: impl FnOnce(hub::Watch) -> checkpoint::Result<T>,
+) -> Result<T> {
     let progress = |progress| match progress {
         hub::Progress::Begin { doing, bytes } => watch.begin(doing, bytes, Unit::Bytes),
-        hub::Progress::Done(bytes) => (watch.progress)(Progress::Done(bytes)),
+        hub::Progress::Done(bytes) => watch.done(bytes),
         hub::Progress::Lost(_) | hub::Progress::Waiting(_) => {}
     };
-    let hub_watch = hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled };
-    let id = ModelId::parse(spec)?;
-    let found = Hub::from_env().and_then(|hub| hub.find(&id, hub_watch));
-    found.map_err(|error| match error {
+    let asked = f(hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled });
+    asked.map_err(|error| match error {
         checkpoint::Error::Hub(error) if matches!(*error, HubError::Cancelled) => Error::Cancelled,
         error => error.into(),
     })

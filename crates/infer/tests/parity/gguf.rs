@@ -9,7 +9,7 @@ use dus::build::{self, Options};
 use dus::movement::CopyMode;
 use dus::output::Output;
 use dus::recipe::{Draft, Source};
-use infer::open::{Arithmetic, Opened, Place};
+use infer::open::{Arithmetic, Opened, Place, Wanted};
 use infer::progress::Watch;
 use infer::quantised::Quantize;
 use infer::{Model, Sequence};
@@ -22,7 +22,7 @@ const KINDS: [&str; 10] =
     ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"];
 
 fn opened(path: &Path) -> Opened {
-    Opened::find(path.to_str().unwrap(), &Watch::nobody()).unwrap()
+    Opened::find(path.to_str().unwrap(), Wanted::Weights, &Watch::nobody()).unwrap()
 }
 
 fn model(path: &Path, arithmetic: Arithmetic) -> Model {
