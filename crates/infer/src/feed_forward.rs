@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::dot::contiguous;
 use crate::exponential::silu_times;
-use crate::weight::Linear;
+use crate::weight::{Linear, forward_all};
 
 /// Elements below which one thread is done before another is awake.
 const BLOCK: usize = 1 << 12;
@@ -22,8 +22,7 @@ pub(crate) struct FeedForward {
 impl FeedForward {
     /// (n, `hidden_size`) to the same.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gate = self.gate_proj.forward(x)?; // (n, intermediate_size)
-        let up = self.up_proj.forward(x)?;
+        let [gate, up] = forward_all([&self.gate_proj, &self.up_proj], x)?; // (n, intermediate_size)
         self.down_proj.forward(&gated(&gate, &up)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Matrices that activations are multiplied by, however they are stored.
 
 use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
 
 use crate::dot::{FewRows, widened};
 use crate::quantised::QuantisedMatrix;
@@ -75,4 +76,20 @@ impl Linear {
             None => Ok(product),
         }
     }
+}
+
+/// What each of `projections` makes of `x`, (n, inputs).
+///
+/// On the CPU, a few rows go through all of them at once: threads that are done with one go on with
+/// the next, and wait for each other once.
+pub(crate) fn forward_all<const N: usize>(
+    projections: [&Linear; N],
+    x: &Tensor,
+) -> Result<[Tensor; N]> {
+    let products: Result<Vec<Tensor>> = if matches!(x.device(), Device::Cpu) && x.dims()[0] <= FEW {
+        projections.into_par_iter().map(|projection| projection.forward(x)).collect()
+    } else {
+        projections.into_iter().map(|projection| projection.forward(x)).collect()
+    };
+    products.map(|all| all.try_into().expect("as many products as projections"))
 }
