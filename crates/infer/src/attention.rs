@@ -11,6 +11,8 @@ use rayon::prelude::*;
 
 use crate::cache::LayerCache;
 use crate::dot::{contiguous, dot};
+use crate::exponential::softmax;
+use crate::instructions::{self, Instructions, Loop};
 
 /// Up to so many new tokens, keys and values are read straight from the cache, a row at a time.
 const FEW: usize = 4;
@@ -116,20 +118,6 @@ impl InplaceOp1 for Softmax {
     }
 }
 
-/// `softmax(scale · scores)`, in place.
-fn softmax(scores: &mut [f32], scale: f32) {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for score in &mut *scores {
-        *score = ((*score - max) * scale).exp();
-        sum += *score;
-    }
-    let inverse = 1.0 / sum;
-    for score in scores {
-        *score *= inverse;
-    }
-}
-
 /// Attention of a few queries, without products of matrices.
 struct Few {
     view: View,
@@ -164,7 +152,8 @@ impl CustomOp3 for Few {
             let head = kv_head * capacity * head_dim;
             let seen = head + visible.start * head_dim..head + visible.end * head_dim;
             let queries = &queries[chunk * group * head_dim..][..group * head_dim];
-            one_group(queries, &keys[seen.clone()], &values[seen], head_dim, out);
+            let (keys, values) = (&keys[seen.clone()], &values[seen]);
+            instructions::run(OneGroup { queries, keys, values, head_dim, out });
         };
         let num_seen = self.view.visible(self.view.start + n - 1).len();
         if num_seen * num_heads * head_dim < PARALLEL {
@@ -177,23 +166,37 @@ impl CustomOp3 for Few {
 }
 
 /// The heads that share `keys` and `values`, (visible, `head_dim`) each: `queries` to `out`.
-fn one_group(queries: &[f32], keys: &[f32], values: &[f32], head_dim: usize, out: &mut [f32]) {
-    let num_keys = keys.len() / head_dim;
-    let group = queries.len() / head_dim;
-    let mut scores = vec![0.0_f32; group * num_keys];
-    for (position, key) in keys.chunks_exact(head_dim).enumerate() {
-        for (head, query) in queries.chunks_exact(head_dim).enumerate() {
-            scores[head * num_keys + position] = dot(query, key);
+struct OneGroup<'a> {
+    queries: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    head_dim: usize,
+    out: &'a mut [f32],
+}
+
+impl Loop for OneGroup<'_> {
+    #[expect(clippy::inline_always, reason = "only what is inlined is compiled for the set")]
+    #[inline(always)]
+    fn run(self) {
+        let Self { queries, keys, values, head_dim, out } = self;
+        let num_keys = keys.len() / head_dim;
+        let group = queries.len() / head_dim;
+        let with = Instructions::best();
+        let mut scores = vec![0.0_f32; group * num_keys];
+        for (position, key) in keys.chunks_exact(head_dim).enumerate() {
+            for (head, query) in queries.chunks_exact(head_dim).enumerate() {
+                scores[head * num_keys + position] = dot(with, query, key);
+            }
         }
-    }
-    for scores in scores.chunks_exact_mut(num_keys) {
-        softmax(scores, scale(head_dim));
-    }
-    for (position, value) in values.chunks_exact(head_dim).enumerate() {
-        for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
-            let weight = scores[head * num_keys + position];
-            for (out, &value) in out.iter_mut().zip(value) {
-                *out += weight * value;
+        for scores in scores.chunks_exact_mut(num_keys) {
+            softmax(scores, scale(head_dim));
+        }
+        for (position, value) in values.chunks_exact(head_dim).enumerate() {
+            for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
+                let weight = scores[head * num_keys + position];
+                for (out, &value) in out.iter_mut().zip(value) {
+                    *out += weight * value;
+                }
             }
         }
     }

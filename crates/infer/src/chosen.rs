@@ -23,7 +23,8 @@ fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Res
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
     let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };
-    let opened = Opened::find(&spec, wanted, &progress.watch())?;
+    let mut opened = Opened::find(&spec, wanted, &progress.watch())?;
+    opened.quantize = args.quantize();
     terminal.clear();
     told(args, &opened.notes);
     Ok(opened)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use infer::open::{Arithmetic, Place};
+use infer::quantised::Quantize;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +22,7 @@ Examples:
 
 Exit codes: 0 done; 1 beyond the bounds given to compare; 2 it could not be done; 130 after ^C; 143 after SIGTERM.";
 
-/// Runs decoder checkpoints: Llama, Mistral, Qwen2 and Qwen3 in folders of safetensors
+/// Runs decoder checkpoints: Llama, Mistral, Qwen2 and Qwen3, in folders of safetensors or GGUF files
 #[derive(Parser, Debug)]
 #[command(name = "infer", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -56,9 +57,12 @@ pub(crate) struct RunArgs {
     /// recipe's if MODEL is one
     #[arg(long, value_name = "PLAN", allow_hyphen_values = true)]
     pub(crate) layers: Option<String>,
-    /// The type of the arithmetic
+    /// The type of the arithmetic; given, the blocks of a GGUF file are decoded to it
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: DtypeName,
+    /// Quantise matrices as they are loaded
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) quantize: Option<QuantizeName>,
     /// Where to run: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = place)]
     pub(crate) device: Place,
@@ -76,11 +80,28 @@ impl RunArgs {
             DtypeName::Bf16 => Arithmetic::BF16,
         }
     }
+
+    pub(crate) fn quantize(&self) -> Option<Quantize> {
+        self.quantize.map(|name| match name {
+            QuantizeName::Q8_0 => Quantize::Q8_0,
+            QuantizeName::Q4K => Quantize::Q4K,
+        })
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum QuantizeName {
+    /// 8 bits
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits; 8 where rows are no whole blocks of 256
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum DtypeName {
-    /// f32 on the CPU
+    /// f32 on the CPU; the blocks of a GGUF file stay quantised
     #[default]
     Auto,
     /// 32 bits
@@ -128,7 +149,7 @@ pub(crate) struct ChatArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ChatCommandArgs {
-    /// A folder, a hub id or a recipe, of a model with a chat template
+    /// A folder, a GGUF file, a hub id or a recipe, of a model with a chat template
     pub(crate) model: String,
     /// The system prompt
     #[arg(long, value_name = "TEXT")]
@@ -143,7 +164,7 @@ pub(crate) struct ChatCommandArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// A folder, a hub id or a recipe
+    /// A folder, a GGUF file, a hub id or a recipe
     pub(crate) model: String,
     /// The model to compare with, or a .json file with reference logits
     pub(crate) other: String,
@@ -182,7 +203,7 @@ pub(crate) struct CompareArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// A folder, a hub id or a recipe
+    /// A folder, a GGUF file, a hub id or a recipe
     pub(crate) model: String,
     /// Random numbers for weights: MODEL need be no more than a config.json, or a folder with one
     #[arg(long)]
@@ -211,7 +232,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
-    /// A folder, a hub id or a recipe; no weights are read
+    /// A folder, a GGUF file, a hub id or a recipe; no weights are read
     pub(crate) model: String,
     /// Positions that the cache is to hold [default: the model's]
     #[arg(long, value_name = "N")]
@@ -228,7 +249,7 @@ pub(crate) struct InspectArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LogitsArgs {
-    /// A folder, a hub id, or a recipe (.toml), which is run without building it
+    /// A folder, a GGUF file, a hub id, or a recipe (.toml), which is run without building it
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -249,7 +270,7 @@ pub(crate) struct LogitsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct TokensArgs {
-    /// A folder, a hub id or a recipe; no weights are read
+    /// A folder, a GGUF file, a hub id or a recipe; no weights are read
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -265,7 +286,7 @@ pub(crate) struct TokensArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ScoreArgs {
-    /// Folders, hub ids or recipes; several give a table
+    /// Folders, GGUF files, hub ids or recipes; several give a table
     #[arg(required = true, value_name = "MODEL")]
     pub(crate) models: Vec<String>,
     /// The text's file, or - for stdin
@@ -294,7 +315,7 @@ pub(crate) struct ScoreArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateArgs {
-    /// A folder, a hub id, or a recipe (.toml), which is run without building it
+    /// A folder, a GGUF file, a hub id, or a recipe (.toml), which is run without building it
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]

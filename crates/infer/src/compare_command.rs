@@ -70,6 +70,7 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     let other_run = RunArgs {
         // A plan on the command line is MODEL's; OTHER may be a recipe.
         layers: None,
+        quantize: None,
         dtype: args.other_dtype.unwrap_or(args.run.dtype),
         device: args.other_device.unwrap_or(args.run.device),
         quiet: args.run.quiet,

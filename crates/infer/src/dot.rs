@@ -1,15 +1,22 @@
-//! Products of a few rows by a matrix, on the CPU in f32.
+//! Products of a few rows by a matrix, on the CPU.
 //!
 //! Each number of the result is one sum over one row of the matrix, in one order: it does not depend on
 //! how many rows there are beside its own, nor on how many threads.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
+use half::{bf16, f16};
 use rayon::prelude::*;
+
+#[cfg(target_arch = "x86_64")]
+use crate::dot_x86;
+use crate::instructions::Instructions;
+use crate::numbers::Number;
 
 /// Elements of the matrix below which one thread is done before another is awake.
 const BLOCK: usize = 1 << 15;
 
-/// `x · Wᵀ` for x of few rows: (n, inputs) and (outputs, inputs) to (n, outputs).
+/// `x · Wᵀ` for x of few rows: (n, inputs) in f32 and (outputs, inputs) in f32, f16 or bf16 to
+/// (n, outputs) in f32.
 ///
 /// Such products are bound by reading the matrix, which candle's general product does on one core.
 pub(crate) struct FewRows;
@@ -26,31 +33,87 @@ impl CustomOp2 for FewRows {
         matrix: &CpuStorage,
         matrix_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, matrix) = (contiguous(x, x_layout)?, contiguous(matrix, matrix_layout)?);
+        let x = contiguous(x, x_layout)?;
         let (n, inputs) = x_layout.shape().dims2()?;
         let (outputs, _) = matrix_layout.shape().dims2()?;
-        // Output by output, the n numbers of each side by side: a row of the matrix is read once.
-        let mut by_output = vec![0.0_f32; outputs * n];
-        let rows = BLOCK.div_ceil(inputs);
-        let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
-        blocks.for_each(|(out, matrix)| {
-            for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
-                for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
-                    *out = dot(x, row);
-                }
+        let Some((start, end)) = matrix_layout.contiguous_offsets() else {
+            candle_core::bail!("a matrix in one piece is expected")
+        };
+        let with = Instructions::best();
+        let product = match matrix {
+            CpuStorage::F32(matrix) => few_rows(with, x, &matrix[start..end], n, inputs),
+            CpuStorage::F16(matrix) => few_rows(with, x, &matrix[start..end], n, inputs),
+            CpuStorage::BF16(matrix) => few_rows(with, x, &matrix[start..end], n, inputs),
+            _ => candle_core::bail!("a matrix of floating-point numbers is expected"),
+        };
+        Ok((CpuStorage::F32(product), Shape::from((n, outputs))))
+    }
+}
+
+fn few_rows<T: Number>(
+    with: Instructions,
+    x: &[f32],
+    matrix: &[T],
+    n: usize,
+    inputs: usize,
+) -> Vec<f32> {
+    let outputs = matrix.len() / inputs;
+    // Output by output, the n numbers of each side by side: a row of the matrix is read once.
+    let mut by_output = vec![0.0_f32; outputs * n];
+    let rows = BLOCK.div_ceil(inputs);
+    let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
+    blocks.for_each(|(out, matrix)| {
+        for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
+            for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
+                *out = dot(with, x, row);
             }
-        });
-        let shape = Shape::from((n, outputs));
-        if n == 1 {
-            return Ok((CpuStorage::F32(by_output), shape));
         }
-        let mut by_row = vec![0.0_f32; outputs * n];
-        for (row, out) in by_row.chunks_exact_mut(outputs).enumerate() {
-            for (out, numbers) in out.iter_mut().zip(by_output.chunks_exact(n)) {
-                *out = numbers[row];
+    });
+    if n == 1 {
+        return by_output;
+    }
+    let mut by_row = vec![0.0_f32; outputs * n];
+    for (row, out) in by_row.chunks_exact_mut(outputs).enumerate() {
+        for (out, numbers) in out.iter_mut().zip(by_output.chunks_exact(n)) {
+            *out = numbers[row];
+        }
+    }
+    by_row
+}
+
+/// A matrix of 16 bits in f32, on all cores; one of f32 as it is.
+pub(crate) fn widened(matrix: &Tensor) -> Result<Tensor> {
+    match (matrix.device(), matrix.dtype()) {
+        (_, DType::F32) => Ok(matrix.clone()),
+        (Device::Cpu, DType::F16 | DType::BF16) => matrix.apply_op1_no_bwd(&Widen),
+        _ => matrix.to_dtype(DType::F32),
+    }
+}
+
+struct Widen;
+
+impl CustomOp1 for Widen {
+    fn name(&self) -> &'static str {
+        "widen"
+    }
+
+    fn cpu_fwd(&self, matrix: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a matrix in one piece is expected")
+        };
+        let mut wide = vec![0.0; end - start];
+        let to = wide.par_chunks_mut(BLOCK);
+        match matrix {
+            CpuStorage::F16(numbers) => {
+                to.zip(numbers[start..end].par_chunks(BLOCK)).for_each(|(to, x)| f16::widen(x, to));
             }
+            CpuStorage::BF16(numbers) => {
+                to.zip(numbers[start..end].par_chunks(BLOCK))
+                    .for_each(|(to, x)| bf16::widen(x, to));
+            }
+            _ => candle_core::bail!("numbers of 16 bits are expected"),
         }
-        Ok((CpuStorage::F32(by_row), shape))
+        Ok((CpuStorage::F32(wide), layout.shape().clone()))
     }
 }
 
@@ -62,17 +125,79 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     }
 }
 
+/// The sum of products of `a` and `b`, of one length.
+#[inline]
+pub(crate) fn dot<T: Number>(with: Instructions, a: &[f32], b: &[T]) -> f32 {
+    match with {
+        Instructions::Plain => plain(a, b),
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: `Instructions` other than plain ones come from asking the processor for them.
+        Instructions::Avx2 => unsafe { dot_x86::avx2(a, b) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: as above.
+        Instructions::Avx512 => unsafe { dot_x86::avx512(a, b) },
+    }
+}
+
 /// The sum of products, in sixteen partial sums that the compiler keeps in vector registers.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+fn plain<T: Number>(a: &[f32], b: &[T]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0_f32; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
     let (b_chunks, b_rest) = b.as_chunks::<LANES>();
     for (a, b) in a_chunks.iter().zip(b_chunks) {
         for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+            sums[lane] += a[lane] * b[lane].to_f32();
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b.to_f32()).sum();
     sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_every_type_alone_and_beside_others() {
+        let (n, inputs, outputs) = (3, 1103, 70);
+        let x: Vec<f32> = (0..n * inputs).map(|i| (i as f32 * 0.3).sin()).collect();
+        let matrix: Vec<f32> = (0..outputs * inputs).map(|i| (i as f32 * 0.11).cos()).collect();
+        let halves: Vec<f16> = matrix.iter().map(|&w| f16::from_f32(w)).collect();
+        let brain: Vec<bf16> = matrix.iter().map(|&w| bf16::from_f32(w)).collect();
+        check(&x, &matrix, n, inputs, |w| w);
+        check(&x, &halves, n, inputs, f16::to_f32);
+        check(&x, &brain, n, inputs, bf16::to_f32);
+    }
+
+    #[track_caller]
+    fn check<T: Number>(x: &[f32], matrix: &[T], n: usize, inputs: usize, to: fn(T) -> f32) {
+        for with in Instructions::all() {
+            check_with(with, x, matrix, n, inputs, to);
+        }
+    }
+
+    #[track_caller]
+    fn check_with<T: Number>(
+        with: Instructions,
+        x: &[f32],
+        matrix: &[T],
+        n: usize,
+        inputs: usize,
+        to: fn(T) -> f32,
+    ) {
+        let found = few_rows(with, x, matrix, n, inputs);
+        let outputs = matrix.len() / inputs;
+        for (row, x) in x.chunks(inputs).enumerate() {
+            let alone = few_rows(with, x, matrix, 1, inputs);
+            assert_eq!(alone, found[row * outputs..][..outputs]);
+            for (found, w) in alone.iter().zip(matrix.chunks(inputs)) {
+                let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(to(w)));
+                let exact: f64 = products.sum();
+                assert!((f64::from(*found) - exact).abs() < 1e-3, "{found} and {exact}");
+            }
+        }
+    }
 }

@@ -112,8 +112,17 @@ pub enum Error {
         encoding: Encoding,
     },
 
+    /// A matrix that cannot be quantised.
+    #[error("`{tensor}` cannot be quantised")]
+    Quantize {
+        /// The tensor.
+        tensor: String,
+        /// Why not.
+        source: candle_core::Error,
+    },
+
     /// A model without a tokenizer where text is given or wanted.
-    #[error("{} has no tokenizer.json", model.display())]
+    #[error("{} has no tokenizer{}", model.display(), if is_gguf(model) { "" } else { ".json" })]
     NoTokenizer {
         /// The model.
         model: PathBuf,
@@ -270,6 +279,15 @@ pub enum Error {
         other: usize,
     },
 
+    /// A GGUF file of a model that no config describes.
+    #[error("{} is not run: {what}", path.display())]
+    NotInConfig {
+        /// The file.
+        path: PathBuf,
+        /// What the config cannot say.
+        what: String,
+    },
+
     /// A form of model that is not run yet.
     #[error("{} is {what}, which infer does not run yet", path.display())]
     NotYet {
@@ -326,6 +344,10 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+fn is_gguf(path: &std::path::Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 fn and_more(more: usize) -> String {

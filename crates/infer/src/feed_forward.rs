@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use crate::dot::contiguous;
-use crate::weight::Linear;
+use crate::exponential::silu_times;
+use crate::weight::{Linear, forward_all};
 
 /// Elements below which one thread is done before another is awake.
 const BLOCK: usize = 1 << 12;
@@ -21,8 +22,7 @@ pub(crate) struct FeedForward {
 impl FeedForward {
     /// (n, `hidden_size`) to the same.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gate = self.gate_proj.forward(x)?; // (n, intermediate_size)
-        let up = self.up_proj.forward(x)?;
+        let [gate, up] = forward_all([&self.gate_proj, &self.up_proj], x)?; // (n, intermediate_size)
         self.down_proj.forward(&gated(&gate, &up)?)
     }
 }
@@ -54,9 +54,7 @@ impl CustomOp2 for Gated {
         let mut product = vec![0.0_f32; gate.len()];
         let blocks = product.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK));
         blocks.zip(up.par_chunks(BLOCK)).for_each(|((product, gate), up)| {
-            for ((product, &gate), &up) in product.iter_mut().zip(gate).zip(up) {
-                *product = gate / (1.0 + (-gate).exp()) * up;
-            }
+            silu_times(gate, up, product);
         });
         Ok((CpuStorage::F32(product), gate_layout.shape().clone()))
     }

@@ -39,7 +39,12 @@ impl GenerationConfig {
             Ok(_) => folder::read_object(&file)?,
             Err(_) => Object::default(),
         };
-        let (keys, config) = (Keys::new(&file, &own), Keys::new(path, config));
+        Self::of(&own, &file, config, path)
+    }
+
+    /// The same of `own`, the content of a `generation_config.json`, which errors call `file`.
+    pub fn of(own: &Object, file: &Path, config: &Object, path: &Path) -> Result<Self> {
+        let (keys, config) = (Keys::new(file, own), Keys::new(path, config));
         let eos = match eos(&keys)? {
             Some(eos) => eos,
             None => eos_of(&config)?,

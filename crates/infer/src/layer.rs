@@ -10,7 +10,7 @@ use candle_nn::rotary_emb::rope_thd;
 use crate::attention::{self, View};
 use crate::cache::KvCache;
 use crate::feed_forward::FeedForward;
-use crate::weight::Linear;
+use crate::weight::{Linear, forward_all};
 
 /// A decoder layer.
 #[derive(Debug, Clone)]
@@ -92,9 +92,11 @@ impl Attention {
         eps: f32,
     ) -> Result<Tensor> {
         let heads = |x: Tensor| x.reshape((x.dims()[0], (), self.head_dim));
-        let mut queries = heads(self.q_proj.forward(x)?)?; // (n, num_attention_heads, head_dim)
-        let mut keys = heads(self.k_proj.forward(x)?)?; // (n, num_key_value_heads, head_dim)
-        let values = heads(self.v_proj.forward(x)?)?;
+        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
+        let [queries, keys, values] = forward_all(projections, x)?;
+        let mut queries = heads(queries)?; // (n, num_attention_heads, head_dim)
+        let mut keys = heads(keys)?; // (n, num_key_value_heads, head_dim)
+        let values = heads(values)?;
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             queries = rms_norm(&queries, q_norm, eps)?;
             keys = rms_norm(&keys, k_norm, eps)?;

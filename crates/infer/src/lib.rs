@@ -8,10 +8,11 @@
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`], [`memory`]: which tensors such a decoder has, and what it takes in memory
 //! - `random`: numbers that follow from a place
-//! - `dot`, [`weight`], `numbers`, `stored`, [`source`], [`unbuilt`], [`random_weights`]: matrices, and
-//!   where they come from
+//! - `instructions`, `numbers`, `dot_x86`, `dot`, [`quantised`], [`weight`]: matrices, plain and quantised, and
+//!   products by them
+//! - `stored`, [`source`], [`unbuilt`], [`random_weights`]: where they come from
 //! - [`cache`]: the keys and values of a sequence
-//! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
+//! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
 //! - [`jinja`], [`chat_template`]: a chat as one text
 //! - [`sampling`], [`generation_config`], [`generate`](mod@generate), [`session`]: new tokens
@@ -29,11 +30,15 @@ pub mod chat_template;
 pub mod compare;
 pub mod config;
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod dot_x86;
 pub mod error;
+mod exponential;
 mod family;
 mod feed_forward;
 pub mod generate;
 pub mod generation_config;
+mod instructions;
 pub mod jinja;
 mod keys;
 mod layer;
@@ -42,6 +47,7 @@ pub mod model;
 mod numbers;
 pub mod open;
 pub mod progress;
+pub mod quantised;
 mod random;
 pub mod random_weights;
 pub mod reference_logits;

@@ -44,7 +44,8 @@ impl Model {
     /// Names and shapes of all tensors are checked before the first is read: errors are those of a
     /// missing tensor, one that the config does not account for, and one of another shape.
     pub fn load(config: DecoderConfig, source: &dyn WeightSource, watch: &Watch) -> Result<Self> {
-        let (has_own_head, notes) = check_tensors(&config, source)?;
+        let (has_own_head, mut notes) = check_tensors(&config, source)?;
+        notes.extend(source.notes());
         let bytes = source.names().iter().map(|name| source.stored_bytes(name)).sum();
         watch.begin("loading", bytes, Unit::Bytes);
         let loader = Loader { source, watch, config: &config };

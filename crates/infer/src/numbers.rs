@@ -1,10 +1,13 @@
-//! Stored bytes to numbers, on all cores.
+//! Stored bytes to numbers, on all cores; and the types of numbers that matrices are made of.
 //!
 //! safetensors and GGUF are little-endian. Nothing here expects a tensor's bytes to be aligned.
 
 use checkpoint::Dtype;
+use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 use rayon::prelude::*;
+
+use crate::instructions::{self, Loop};
 
 /// Elements that a thread converts at once: 256 KiB of f32, which a core's second-level cache holds.
 const BLOCK: usize = 1 << 16;
@@ -44,4 +47,74 @@ fn convert<const SIZE: usize, T: Copy + Default + Send + Sync>(
         }
     });
     numbers
+}
+
+/// What a matrix is made of.
+pub(crate) trait Number: Copy + Send + Sync + Sized {
+    const KIND: Kind;
+
+    fn to_f32(self) -> f32;
+
+    /// The f32 that `numbers` are.
+    fn widen(numbers: &[Self], wide: &mut [f32]);
+}
+
+/// The types of a matrix's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    F32,
+    F16,
+    BF16,
+}
+
+impl Number for f32 {
+    const KIND: Kind = Kind::F32;
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        wide.copy_from_slice(numbers);
+    }
+}
+
+impl Number for f16 {
+    const KIND: Kind = Kind::F16;
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        // By F16C where there is any.
+        numbers.convert_to_f32_slice(wide);
+    }
+}
+
+impl Number for bf16 {
+    const KIND: Kind = Kind::BF16;
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        instructions::run(WidenBf16 { numbers, wide });
+    }
+}
+
+struct WidenBf16<'a> {
+    numbers: &'a [bf16],
+    wide: &'a mut [f32],
+}
+
+impl Loop for WidenBf16<'_> {
+    #[expect(clippy::inline_always, reason = "only what is inlined is compiled for the set")]
+    #[inline(always)]
+    fn run(self) {
+        for (wide, number) in self.wide.iter_mut().zip(self.numbers) {
+            *wide = f32::from_bits(u32::from(number.to_bits()) << 16);
+        }
+    }
 }

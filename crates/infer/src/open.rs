@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device};
-use checkpoint::{Checkpoint, folder};
+use checkpoint::gguf::tokenizer::{TokenizerFolder, from_metadata};
+use checkpoint::json::Object;
+use checkpoint::{Checkpoint, Encoding, folder};
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::recipe::{Draft, Recipe, Source};
 use dus::sources::{self, Access};
@@ -21,15 +23,16 @@ use crate::generation_config::GenerationConfig;
 use crate::memory::Footprint;
 use crate::model::Model;
 use crate::progress::{Unit, Watch};
+use crate::quantised::Quantize;
 use crate::random_weights::RandomWeights;
-use crate::source::MappedWeights;
+use crate::source::{MappedWeights, Storage};
 use crate::tokenizer::Tokenizer;
 use crate::unbuilt::UnbuiltWeights;
 
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32 on the CPU.
+    /// f32 on the CPU; quantised blocks of a GGUF file stay what they are.
     #[default]
     Auto,
     /// 32 bits.
@@ -93,7 +96,7 @@ pub enum Wanted {
 /// What to run.
 #[derive(Debug, Clone, Default)]
 pub struct Spec {
-    /// A folder, a hub id, or a recipe (`.toml`), which is run unbuilt.
+    /// A folder, a GGUF file, a hub id, or a recipe (`.toml`), which is run unbuilt.
     pub model: String,
     /// A layer plan to run the model through, in place of the recipe's if it is one.
     pub layers: Option<String>,
@@ -114,7 +117,11 @@ pub struct Opened {
     pub config: DecoderConfig,
     /// What a user should hear.
     pub notes: Vec<String>,
+    /// What matrices of plain numbers become as they are loaded, if anything else.
+    pub quantize: Option<Quantize>,
     files: Files,
+    /// The tokenizer of a GGUF file, once it was asked for.
+    tokenizer_files: OnceLock<Arc<TokenizerFolder>>,
 }
 
 /// Where a model's tensors are.
@@ -147,14 +154,11 @@ impl Opened {
     fn built(source: &Source, access: Access, watch: &Watch) -> Result<Self> {
         let found = with_dus_watch(watch, |watch| sources::find(source, access, watch))?;
         let checkpoint = Checkpoint::open(&found.location.path)?;
-        if checkpoint.gguf().is_some() {
-            let path = found.location.path;
-            return Err(Error::NotYet { path, what: "a GGUF file" });
-        }
+        refuse_untranslated(&checkpoint)?;
         let config = DecoderConfig::read(checkpoint.config(), &checkpoint.config_path())?;
         let notes = found.notice.into_iter().collect();
         let checkpoint = Arc::new(checkpoint);
-        Ok(Self { config, notes, files: Files::Built { checkpoint, outline: found.outline } })
+        Ok(Self::new(config, notes, Files::Built { checkpoint, outline: found.outline }))
     }
 
     fn unbuilt(recipe: Recipe, access: Access, watch: &Watch) -> Result<Self> {
@@ -163,10 +167,7 @@ impl Opened {
         })?;
         let notes = blueprint.notes();
         let donor = &blueprint.donor().checkpoint;
-        if donor.gguf().is_some() {
-            let path = donor.path().to_owned();
-            return Err(Error::NotYet { path, what: "a GGUF file" });
-        }
+        refuse_untranslated(donor)?;
         let config = DecoderConfig::read(&blueprint.config()?.config, &donor.config_path())?;
         let files = if access == Access::Weights {
             let unbuilt = with_dus_watch(watch, |watch| Unbuilt::new(blueprint, watch))?;
@@ -174,7 +175,11 @@ impl Opened {
         } else {
             Files::Planned(Box::new(blueprint))
         };
-        Ok(Self { config, notes, files })
+        Ok(Self::new(config, notes, files))
+    }
+
+    fn new(config: DecoderConfig, notes: Vec<String>, files: Files) -> Self {
+        Self { config, notes, quantize: None, files, tokenizer_files: OnceLock::new() }
     }
 
     /// Whose tokenizer and settings of generation the model has: itself, or that of its embeddings.
@@ -194,52 +199,139 @@ impl Opened {
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::open(self.donor().folder(), self.config.vocab_size)
+        let vocab_size = self.config.vocab_size;
+        let Some(files) = self.tokenizer_files()? else {
+            return Tokenizer::open(self.donor().folder(), vocab_size);
+        };
+        let path = self.path().to_owned();
+        match files.files.iter().find(|(name, _)| *name == "tokenizer.json") {
+            Some((_, text)) => Tokenizer::parse(text.as_bytes(), path, vocab_size),
+            None => Err(Error::NoTokenizer { model: path }),
+        }
     }
 
     /// How it wants a chat written.
     pub fn chat_template(&self) -> Result<ChatTemplate> {
-        ChatTemplate::open(self.donor().folder())
+        match self.tokenizer_files()? {
+            None => ChatTemplate::open(self.donor().folder()),
+            Some(files) => {
+                let path = self.donor().config_path();
+                let config = object_in(&files, "tokenizer_config.json", &path)?;
+                ChatTemplate::from_config(&config, &path)
+            }
+        }
+    }
+
+    /// The files of a folder that a GGUF file's tokenizer stands for, with the chat template in
+    /// `tokenizer_config.json`; `None` for a folder, which has its own.
+    pub fn tokenizer_files(&self) -> Result<Option<Arc<TokenizerFolder>>> {
+        let Some(gguf) = self.donor().gguf() else { return Ok(None) };
+        if let Some(files) = self.tokenizer_files.get() {
+            return Ok(Some(Arc::clone(files)));
+        }
+        let files = from_metadata(&gguf.metadata, self.donor().num_embedding_rows())?;
+        Ok(Some(Arc::clone(self.tokenizer_files.get_or_init(|| Arc::new(files)))))
     }
 
     /// What its files say of generation.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
         let donor = self.donor();
-        GenerationConfig::read(donor.folder(), donor.config(), &donor.config_path())
+        let (path, config) = (donor.config_path(), donor.config());
+        let files = match self.tokenizer_files() {
+            Ok(Some(files)) => files,
+            Ok(None) => return GenerationConfig::read(donor.folder(), config, &path),
+            // A tokenizer that is not read says nothing: tokens may be given by number.
+            Err(_) => Arc::default(),
+        };
+        let own = object_in(&files, "generation_config.json", &path)?;
+        GenerationConfig::of(&own, &path, config, &path)
     }
 
     /// What it would take in memory; layers that have the same bytes take them once.
     #[must_use]
     pub fn footprint(&self, arithmetic: Arithmetic) -> Footprint {
-        let repeated = match &self.files {
-            Files::Built { .. } => HashSet::new(),
-            Files::Unbuilt(unbuilt) => repeated(unbuilt.blueprint()),
-            Files::Planned(blueprint) => repeated(blueprint),
-        };
-        let dtype = arithmetic.dtype();
+        let repeated = self.blueprint().map(repeated).unwrap_or_default();
+        let (dtype, storage) = (arithmetic.dtype(), self.storage(arithmetic));
         let bytes = |tensor: &Expected| {
-            if repeated.contains(&*tensor.name) { 0 } else { bytes_in(tensor, dtype) }
+            if repeated.contains(&*tensor.name) {
+                return 0;
+            }
+            let stored = self.encoding(&tensor.name);
+            let blocks = stored.and_then(|stored| storage.blocks(stored, &tensor.shape));
+            let bytes = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(&tensor.shape));
+            bytes.unwrap_or_else(|| bytes_in(tensor, dtype))
         };
         Footprint::new(&self.config, bytes, dtype)
+    }
+
+    /// The plan, if it is one that was never built.
+    fn blueprint(&self) -> Option<&Blueprint> {
+        match &self.files {
+            Files::Built { .. } => None,
+            Files::Unbuilt(unbuilt) => Some(unbuilt.blueprint()),
+            Files::Planned(blueprint) => Some(blueprint),
+        }
+    }
+
+    /// How a tensor is stored.
+    fn encoding(&self, name: &str) -> Option<Encoding> {
+        match &self.files {
+            Files::Built { checkpoint, .. } => Some(checkpoint.tensor(name)?.encoding),
+            Files::Unbuilt(_) | Files::Planned(_) => {
+                let mut tensors = self.blueprint()?.splice.tensors.iter();
+                Some(tensors.find(|tensor| tensor.name == name)?.encoding)
+            }
+        }
+    }
+
+    /// What becomes of matrices as they are loaded.
+    fn storage(&self, arithmetic: Arithmetic) -> Storage {
+        match (self.quantize, arithmetic) {
+            (Some(quantize), _) => Storage::Quantize(quantize),
+            (None, Arithmetic::Auto) => Storage::AsStored,
+            // Who asks for a type gets the numbers in that type.
+            (None, _) => Storage::Dense,
+        }
     }
 
     /// Loads its weights, which must have been wanted.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
         let (dtype, device, config) = (arithmetic.dtype(), place.device()?, self.config.clone());
+        let storage = self.storage(arithmetic);
         match &self.files {
             Files::Built { checkpoint, outline: None } => {
                 let source = MappedWeights::open(Arc::clone(checkpoint), dtype, &device)?;
-                Model::load(config, &source, watch)
+                Model::load(config, &source.stored(storage), watch)
             }
             Files::Unbuilt(unbuilt) => {
                 let source = UnbuiltWeights::open(Arc::clone(unbuilt), dtype, &device)?;
-                Model::load(config, &source, watch)
+                Model::load(config, &source.stored(storage), watch)
             }
             Files::Built { .. } | Files::Planned(_) => {
                 Err(Error::OutlineOnly { model: self.path().to_owned() })
             }
         }
     }
+}
+
+/// Refuses a GGUF file whose metadata say what no config can.
+fn refuse_untranslated(checkpoint: &Checkpoint) -> Result<()> {
+    match checkpoint.gguf().and_then(|gguf| gguf.untranslated.first()) {
+        None => Ok(()),
+        Some(what) => {
+            let (path, what) = (checkpoint.path().to_owned(), what.clone());
+            Err(Error::NotInConfig { path, what })
+        }
+    }
+}
+
+/// The object in the file called `name` of what a GGUF file's tokenizer stands for; `path` is the GGUF
+/// file. An empty one if there is no such file.
+fn object_in(files: &TokenizerFolder, name: &str, path: &Path) -> Result<Object> {
+    let text = files.files.iter().find(|(found, _)| *found == name);
+    let object = text.map(|(_, text)| Object::parse(text)).transpose();
+    let json = |source| checkpoint::Error::Json { path: path.to_owned(), source };
+    Ok(object.map_err(json)?.unwrap_or_default())
 }
 
 /// The config of a model of which no more than that need be there: a folder with it, or the file.

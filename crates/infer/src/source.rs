@@ -11,6 +11,7 @@ use checkpoint::Checkpoint;
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
+pub use crate::stored::Storage;
 use crate::stored::{self, Stored};
 use crate::weight::Weight;
 
@@ -42,35 +43,54 @@ pub trait WeightSource: Sync {
 
     /// Whether two tensors are the same numbers, stored in the same way.
     fn are_equal(&self, name: &str, other: &str) -> Result<bool>;
+
+    /// What a user should hear of the way from the files to the tensors.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
-/// The tensors of a checkpoint's safetensors files, mapped into memory.
+/// The tensors of a checkpoint's safetensors or GGUF files, mapped into memory.
 #[derive(Debug)]
 pub struct MappedWeights {
     checkpoint: Arc<Checkpoint>,
-    files: Vec<Mmap>,
+    files: Vec<Arc<Mmap>>,
     dtype: DType,
     device: Device,
+    storage: Storage,
 }
 
 impl MappedWeights {
     /// Maps the files of `checkpoint`; tensors will be of `dtype`, on `device`.
     pub fn open(checkpoint: Arc<Checkpoint>, dtype: DType, device: &Device) -> Result<Self> {
         let files = stored::map_files(&checkpoint)?;
-        Ok(Self { checkpoint, files, dtype, device: device.clone() })
+        let storage = Storage::default();
+        Ok(Self { checkpoint, files, dtype, device: device.clone(), storage })
     }
 
-    fn stored(&self, name: &str) -> Result<Stored<'_>> {
-        let tensor = self.checkpoint.tensor(name).ok_or_else(|| Error::MissingTensor {
+    /// The same with matrices that are stored as `storage` says.
+    #[must_use]
+    pub fn stored(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    fn entry(&self, name: &str) -> Result<Stored<'_>> {
+        let checkpoint = &self.checkpoint;
+        let tensor = checkpoint.tensor(name).ok_or_else(|| Error::MissingTensor {
             model: self.path().to_owned(),
             tensor: name.to_owned(),
             more: 0,
         })?;
+        let pairs = |gguf: &checkpoint::Gguf| {
+            stored::pairs(gguf.architecture, checkpoint.config(), name, &tensor.shape)
+        };
         Ok(Stored {
             name: &tensor.name,
             encoding: tensor.encoding,
             shape: &tensor.shape,
-            bytes: stored::bytes(&self.files, &self.checkpoint, tensor)?,
+            bytes: stored::bytes(&self.files, checkpoint, tensor)?,
+            pairs: checkpoint.gguf().and_then(pairs),
         })
     }
 }
@@ -89,7 +109,12 @@ impl WeightSource for MappedWeights {
     }
 
     fn names(&self) -> Vec<&str> {
-        self.checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()).collect()
+        let tensors = self.checkpoint.tensors().iter().map(|tensor| tensor.name.as_str());
+        let is_setting = |name: &&str| {
+            let gguf = self.checkpoint.gguf();
+            gguf.is_some_and(|gguf| stored::is_setting(gguf.architecture, name))
+        };
+        tensors.filter(|name| !is_setting(name)).collect()
     }
 
     fn shape(&self, name: &str) -> Option<&[usize]> {
@@ -101,14 +126,19 @@ impl WeightSource for MappedWeights {
     }
 
     fn matrix(&self, name: &str) -> Result<Weight> {
-        self.vector(name).map(Weight::Dense)
+        self.entry(name)?.matrix(self.storage, self.dtype, &self.device)
     }
 
     fn vector(&self, name: &str) -> Result<Tensor> {
-        self.stored(name)?.tensor(self.dtype, &self.device)
+        self.entry(name)?.tensor(self.dtype, &self.device)
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
-        Ok(self.stored(name)?.is_equal(&self.stored(other)?))
+        Ok(self.entry(name)?.is_equal(&self.entry(other)?))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let tensors = self.checkpoint.tensors().iter();
+        self.storage.notes(tensors.map(|tensor| (tensor.encoding, tensor.shape.as_slice())))
     }
 }

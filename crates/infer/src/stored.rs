@@ -1,18 +1,92 @@
 //! A tensor as it is stored, made ready for the arithmetic.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use checkpoint::gguf::architecture::{Architecture, Change, gguf_row};
+use checkpoint::gguf::{GgmlType, names};
+use checkpoint::json::Object;
 use checkpoint::{Checkpoint, Dtype, Encoding};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 use crate::numbers;
+use crate::quantised::{self, Blocks, Bytes, QuantisedMatrix, Quantize};
+use crate::weight::Weight;
+
+/// What becomes of matrices on their way from the files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// Numbers of the type of the arithmetic; blocks of a GGUF file are decoded.
+    #[default]
+    Dense,
+    /// Blocks of a GGUF file stay blocks, and numbers become numbers of the type of the arithmetic.
+    AsStored,
+    /// Numbers are quantised; blocks of a GGUF file stay what they are.
+    Quantize(Quantize),
+}
+
+impl Storage {
+    /// What a tensor of this encoding and shape is quantised to, if it is.
+    fn quantises(self, encoding: Encoding, shape: &[usize]) -> Option<GgmlType> {
+        let (Self::Quantize(quantize), &[_, inputs]) = (self, shape) else { return None };
+        let is_plain = matches!(encoding, Encoding::Plain(_));
+        quantize.of_row(inputs).filter(|_| is_plain)
+    }
+
+    /// The blocks that a tensor of this encoding and shape is kept in, if it is.
+    pub(crate) fn blocks(self, encoding: Encoding, shape: &[usize]) -> Option<GgmlType> {
+        match encoding {
+            Encoding::Blocks(ty) => (self != Self::Dense && shape.len() == 2).then_some(ty),
+            Encoding::Plain(_) => self.quantises(encoding, shape),
+        }
+    }
+
+    /// What a user should hear of `tensors`, by encoding and shape.
+    pub(crate) fn notes<'a>(
+        self,
+        tensors: impl Iterator<Item = (Encoding, &'a [usize])>,
+    ) -> Vec<String> {
+        let Self::Quantize(quantize) = self else { return Vec::new() };
+        let (mut matrices, mut as_q8_0, mut left) = (0, 0, 0);
+        let is_matrix =
+            |encoding, shape: &[usize]| shape.len() == 2 && matches!(encoding, Encoding::Plain(_));
+        for (encoding, shape) in tensors.filter(|&(encoding, shape)| is_matrix(encoding, shape)) {
+            matrices += 1;
+            match self.quantises(encoding, shape) {
+                Some(GgmlType::Q8_0) if quantize != Quantize::Q8_0 => as_q8_0 += 1,
+                Some(_) => {}
+                None => left += 1,
+            }
+        }
+        let mut notes = Vec::new();
+        if matrices == 0 {
+            notes.push(format!(
+                "no matrix is quantised to {}: all are quantised already",
+                quantize.name()
+            ));
+        }
+        if as_q8_0 > 0 {
+            notes.push(format!(
+                "{as_q8_0} of {matrices} matrices are quantised to q8_0: their rows are no whole \
+                 blocks of 256"
+            ));
+        }
+        if left > 0 {
+            notes.push(format!(
+                "{left} of {matrices} matrices stay as they are: their rows are no whole blocks of 32"
+            ));
+        }
+        notes
+    }
+}
 
 /// Maps the weight files of `checkpoint`.
-pub(crate) fn map_files(checkpoint: &Checkpoint) -> Result<Vec<Mmap>> {
-    checkpoint.files().iter().map(|file| map(&file.path)).collect()
+pub(crate) fn map_files(checkpoint: &Checkpoint) -> Result<Vec<Arc<Mmap>>> {
+    checkpoint.files().iter().map(|file| map(&file.path).map(Arc::new)).collect()
 }
 
 fn map(path: &Path) -> Result<Mmap> {
@@ -30,48 +104,123 @@ fn map(path: &Path) -> Result<Mmap> {
 }
 
 /// The stored bytes of a tensor of `checkpoint`, whose mapped `files` these are.
-pub(crate) fn bytes<'a>(
-    files: &'a [Mmap],
+pub(crate) fn bytes(
+    files: &[Arc<Mmap>],
     checkpoint: &Checkpoint,
     tensor: &checkpoint::Tensor,
-) -> Result<&'a [u8]> {
-    let (start, end) = (tensor.range.start as usize, tensor.range.end as usize);
-    files[tensor.file].get(start..end).ok_or_else(|| {
+) -> Result<Bytes> {
+    let range: Range<usize> = tensor.range.start as usize..tensor.range.end as usize;
+    let file = &files[tensor.file];
+    if file.len() < range.end {
         // The header was checked against the file's length; it has been cut since.
         let path = checkpoint.files()[tensor.file].path.clone();
         let source = std::io::ErrorKind::UnexpectedEof.into();
-        Error::Io { path, doing: "read", source }
-    })
+        return Err(Error::Io { path, doing: "read", source });
+    }
+    Ok(Bytes::Mapped(Arc::clone(file), range))
+}
+
+/// Whether the tensor called `name` is a setting that only GGUF has as a tensor; it is in the config.
+pub(crate) fn is_setting(architecture: &Architecture, name: &str) -> bool {
+    names::in_gguf(architecture, name).is_some_and(|stored| stored.only_here)
+}
+
+/// The rows of a head of the tensor called `name`, where a GGUF file has them pair by pair.
+pub(crate) fn pairs(
+    architecture: &Architecture,
+    config: &Object,
+    name: &str,
+    shape: &[usize],
+) -> Option<usize> {
+    let Change::Interleaved(heads) = names::in_gguf(architecture, name)?.change else {
+        return None;
+    };
+    let heads = config.get(heads.key())?.as_u64()? as usize;
+    shape.first()?.checked_div(heads)
 }
 
 /// A tensor's bytes and what they mean.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Stored<'a> {
     /// What errors call it.
     pub(crate) name: &'a str,
     pub(crate) encoding: Encoding,
     pub(crate) shape: &'a [usize],
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: Bytes,
+    /// The rows of a head, where they lie pair by pair.
+    pub(crate) pairs: Option<usize>,
 }
 
 impl Stored<'_> {
     /// Whether `other` is the same numbers, stored in the same way.
     pub(crate) fn is_equal(&self, other: &Self) -> bool {
-        self.encoding == other.encoding && self.shape == other.shape && self.bytes == other.bytes
+        self.encoding == other.encoding
+            && self.shape == other.shape
+            && self.bytes.as_slice() == other.bytes.as_slice()
     }
 
-    /// It in the type `dtype` on `device`: the bytes are read once, and converted as they are.
+    /// It as a matrix to multiply by.
+    pub(crate) fn matrix(&self, storage: Storage, dtype: DType, device: &Device) -> Result<Weight> {
+        if let Some(ty) = storage.quantises(self.encoding, self.shape) {
+            let numbers = self.tensor(DType::F32, &Device::Cpu)?;
+            let (shape, numbers) = (numbers.dims2()?, numbers.flatten_all()?.to_vec1()?);
+            let blocks = quantised::encode(&numbers, shape, ty)
+                .map_err(|source| Error::Quantize { tensor: self.name.to_owned(), source })?;
+            return self.of_blocks(blocks, dtype, device);
+        }
+        match self.encoding {
+            Encoding::Blocks(ty) if storage != Storage::Dense => {
+                self.of_blocks(self.blocks(ty)?, dtype, device)
+            }
+            _ => Ok(Weight::Dense(self.tensor(dtype, device)?)),
+        }
+    }
+
+    /// It in the type `dtype` on `device`: the bytes are read once, and converted as they are, before
+    /// they go there.
     pub(crate) fn tensor(&self, dtype: DType, device: &Device) -> Result<Tensor> {
-        let Self { name, encoding, shape, bytes } = *self;
-        let unsupported = || Error::Encoding { tensor: name.to_owned(), encoding };
-        let Encoding::Plain(stored) = encoding else { return Err(unsupported()) };
-        Ok(match (stored, dtype) {
+        let (shape, bytes) = (self.shape, self.bytes.as_slice());
+        let stored = match self.encoding {
+            Encoding::Plain(stored) => stored,
+            Encoding::Blocks(ty) => {
+                return Ok(quantised::dequantised(&self.blocks(ty)?, dtype, device)?);
+            }
+        };
+        let tensor = match (stored, dtype) {
             (Dtype::BF16, DType::BF16) => Tensor::from_vec(numbers::bf16(bytes), shape, device)?,
             (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, device)?,
             _ => {
-                let widened = numbers::widen(stored, bytes).ok_or_else(unsupported)?;
+                let widened = numbers::widen(stored, bytes).ok_or_else(|| self.unsupported())?;
                 Tensor::from_vec(widened, shape, device)?.to_dtype(dtype)?
             }
+        };
+        let Some(head_dim) = self.pairs else { return Ok(tensor) };
+        let rows = (0..shape[0]).map(|row| gguf_row(row, head_dim) as u32).collect::<Vec<_>>();
+        Ok(tensor.index_select(&Tensor::new(rows, device)?, 0)?)
+    }
+
+    /// It as a matrix of blocks, with its rows in Hugging Face's order.
+    fn blocks(&self, ty: GgmlType) -> Result<Blocks> {
+        let &[outputs, inputs] = self.shape else { return Err(self.unsupported()) };
+        if !dus::arithmetic::blocks::can_decode(ty) {
+            return Err(self.unsupported());
+        }
+        let blocks = Blocks::new(ty, (outputs, inputs), self.bytes.clone());
+        Ok(match self.pairs {
+            // A row is whole blocks: none need be decoded.
+            Some(head_dim) => blocks.reordered(|row| gguf_row(row, head_dim)),
+            None => blocks,
         })
+    }
+
+    fn of_blocks(&self, blocks: Blocks, dtype: DType, device: &Device) -> Result<Weight> {
+        let encoding = Encoding::Blocks(blocks.ty());
+        let matrix = QuantisedMatrix::new(blocks, dtype, device)?;
+        let unsupported = || Error::Encoding { tensor: self.name.to_owned(), encoding };
+        matrix.map(Weight::Quantised).ok_or_else(unsupported)
+    }
+
+    fn unsupported(&self) -> Error {
+        Error::Encoding { tensor: self.name.to_owned(), encoding: self.encoding }
     }
 }

@@ -1,4 +1,4 @@
-//! Text to tokens and back, by a model's `tokenizer.json`.
+//! Text to tokens and back, by a model's `tokenizer.json`, or what a GGUF file has for one.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,12 @@ impl Tokenizer {
             doing: "read",
             source,
         })?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&text)
+        Self::parse(&text, path, vocab_size)
+    }
+
+    /// The tokenizer that `text`, the content of a `tokenizer.json`, describes; errors call it `path`.
+    pub fn parse(text: &[u8], path: PathBuf, vocab_size: usize) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(text)
             .map_err(|e| Error::Tokenizer { path: path.clone(), reason: e.to_string() })?;
         // Some files carry the settings of a batch in training; transformers drops them too.
         inner.with_padding(None);

@@ -1,19 +1,21 @@
 //! The tensors of a plan that was never built: those of its models, shared by all layers that have
 //! the same bytes.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
+use checkpoint::gguf::Architecture;
+use dus::recipe::Form;
 use dus::splice::NewTensor;
 use dus::unbuilt::Unbuilt;
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
+use crate::quantised::Bytes;
 use crate::source::WeightSource;
-use crate::stored::{self, Stored};
+use crate::stored::{self, Storage, Stored};
 use crate::weight::Weight;
 
 /// The tensors of a plan, as a build would write them.
@@ -23,10 +25,11 @@ use crate::weight::Weight;
 pub struct UnbuiltWeights {
     unbuilt: Arc<Unbuilt>,
     /// The mapped files of each model.
-    files: Vec<Vec<Mmap>>,
+    files: Vec<Vec<Arc<Mmap>>>,
     by_name: HashMap<String, usize>,
     dtype: DType,
     device: Device,
+    storage: Storage,
     /// What was read, by the first new tensor that has the bytes.
     matrices: Mutex<HashMap<usize, Weight>>,
     vectors: Mutex<HashMap<usize, Tensor>>,
@@ -41,7 +44,21 @@ impl UnbuiltWeights {
         let names = blueprint.splice.tensors.iter().enumerate();
         let by_name = names.map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         let (matrices, vectors) = (Mutex::default(), Mutex::default());
-        Ok(Self { files, by_name, dtype, device: device.clone(), matrices, vectors, unbuilt })
+        let (device, storage) = (device.clone(), Storage::default());
+        Ok(Self { files, by_name, dtype, device, storage, matrices, vectors, unbuilt })
+    }
+
+    /// The same with matrices that are stored as `storage` says.
+    #[must_use]
+    pub fn stored(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    /// The names of tensors in a GGUF file, if one would be built.
+    fn architecture(&self) -> Option<&'static Architecture> {
+        let blueprint = self.unbuilt.blueprint();
+        (blueprint.form() == Form::Gguf).then(|| blueprint.architecture())
     }
 
     fn tensors(&self) -> &[NewTensor] {
@@ -56,22 +73,20 @@ impl UnbuiltWeights {
         })
     }
 
-    /// The bytes of a new tensor: the source's, or computed.
-    fn bytes(&self, number: usize) -> Result<Cow<'_, [u8]>> {
-        let NewTensor { model, source, .. } = self.tensors()[number];
-        let checkpoint = &self.unbuilt.blueprint().models[model].checkpoint;
-        let tensor = &checkpoint.tensors()[source];
-        let source = stored::bytes(&self.files[model], checkpoint, tensor)?;
-        Ok(match self.unbuilt.compute(number, source)? {
-            Some(computed) => Cow::Owned(computed),
-            None => Cow::Borrowed(source),
-        })
-    }
-
-    /// Calls `f` with a new tensor as it would be stored.
-    fn with<T>(&self, number: usize, f: impl FnOnce(Stored) -> Result<T>) -> Result<T> {
-        let NewTensor { name, encoding, shape, .. } = &self.tensors()[number];
-        f(Stored { name, encoding: *encoding, shape, bytes: &self.bytes(number)? })
+    /// A new tensor as it would be stored: its source's bytes, or computed ones.
+    fn entry(&self, number: usize) -> Result<Stored<'_>> {
+        let blueprint = self.unbuilt.blueprint();
+        let NewTensor { name, encoding, shape, model, source, .. } = &self.tensors()[number];
+        let checkpoint = &blueprint.models[*model].checkpoint;
+        let tensor = &checkpoint.tensors()[*source];
+        let mut bytes = stored::bytes(&self.files[*model], checkpoint, tensor)?;
+        if let Some(computed) = self.unbuilt.compute(number, bytes.as_slice())? {
+            bytes = Bytes::Owned(Arc::new(computed));
+        }
+        let config = self.unbuilt.config()?;
+        let pairs = |architecture| stored::pairs(architecture, config, name, shape);
+        let pairs = self.architecture().and_then(pairs);
+        Ok(Stored { name, encoding: *encoding, shape, bytes, pairs })
     }
 
     /// What `read` makes of the tensor called `name`, read once for all that have the same bytes.
@@ -86,7 +101,7 @@ impl UnbuiltWeights {
         if let Some(known) = known.get(&first) {
             return Ok(known.clone());
         }
-        let new = self.with(first, read)?;
+        let new = read(self.entry(first)?)?;
         known.insert(first, new.clone());
         Ok(new)
     }
@@ -106,7 +121,10 @@ impl WeightSource for UnbuiltWeights {
     }
 
     fn names(&self) -> Vec<&str> {
-        self.tensors().iter().map(|tensor| tensor.name.as_str()).collect()
+        let names = self.tensors().iter().map(|tensor| tensor.name.as_str());
+        let architecture = self.architecture();
+        let is_setting = |name: &&str| architecture.is_some_and(|it| stored::is_setting(it, name));
+        names.filter(|name| !is_setting(name)).collect()
     }
 
     fn shape(&self, name: &str) -> Option<&[usize]> {
@@ -122,7 +140,7 @@ impl WeightSource for UnbuiltWeights {
 
     fn matrix(&self, name: &str) -> Result<Weight> {
         self.shared(name, &self.matrices, |stored| {
-            Ok(Weight::Dense(stored.tensor(self.dtype, &self.device)?))
+            stored.matrix(self.storage, self.dtype, &self.device)
         })
     }
 
@@ -135,6 +153,11 @@ impl WeightSource for UnbuiltWeights {
         if self.unbuilt.same_as(one) == self.unbuilt.same_as(two) {
             return Ok(true);
         }
-        self.with(one, |one| self.with(two, |two| Ok(one.is_equal(&two))))
+        Ok(self.entry(one)?.is_equal(&self.entry(two)?))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let tensors = self.tensors().iter();
+        self.storage.notes(tensors.map(|tensor| (tensor.encoding, tensor.shape.as_slice())))
     }
 }

@@ -1,8 +1,10 @@
 //! Matrices that activations are multiplied by, however they are stored.
 
 use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
 
-use crate::dot::FewRows;
+use crate::dot::{FewRows, widened};
+use crate::quantised::QuantisedMatrix;
 
 /// Rows of activations up to which [`FewRows`] is used: it is faster than a general product there.
 const FEW: usize = 8;
@@ -15,27 +17,26 @@ const FEW: usize = 8;
 pub enum Weight {
     /// Numbers of the type of the arithmetic.
     Dense(Tensor),
+    /// Blocks of small integers with scales.
+    Quantised(QuantisedMatrix),
 }
 
 impl Weight {
     /// `x · Wᵀ`: (n, inputs) to (n, outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            // candle has no BF16 product on the CPU: the numbers are widened, and the result rounded.
-            Self::Dense(matrix)
-                if matrix.dtype() == DType::BF16 && matches!(matrix.device(), Device::Cpu) =>
-            {
-                let product = x.to_dtype(DType::F32)?.matmul(&matrix.to_dtype(DType::F32)?.t()?)?;
-                product.to_dtype(DType::BF16)
-            }
-            Self::Dense(matrix)
-                if x.dims()[0] <= FEW
-                    && matrix.dtype() == DType::F32
-                    && matches!(matrix.device(), Device::Cpu) =>
-            {
-                x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)
+            Self::Dense(matrix) if matches!(matrix.device(), Device::Cpu) => {
+                // Sums are f32 whatever the type is, and the result is rounded.
+                let x = x.to_dtype(DType::F32)?;
+                let product = if x.dims()[0] <= FEW {
+                    x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)?
+                } else {
+                    x.matmul(&widened(matrix)?.t()?)?
+                };
+                product.to_dtype(matrix.dtype())
             }
             Self::Dense(matrix) => x.matmul(&matrix.t()?),
+            Self::Quantised(matrix) => matrix.forward(x),
         }
     }
 
@@ -43,6 +44,7 @@ impl Weight {
     pub fn rows(&self, indices: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(matrix) => matrix.index_select(indices, 0),
+            Self::Quantised(matrix) => matrix.rows(indices),
         }
     }
 
@@ -51,6 +53,7 @@ impl Weight {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Dense(matrix) => (matrix.elem_count() * matrix.dtype().size_in_bytes()) as u64,
+            Self::Quantised(matrix) => matrix.bytes(),
         }
     }
 }
@@ -73,4 +76,20 @@ impl Linear {
             None => Ok(product),
         }
     }
+}
+
+/// What each of `projections` makes of `x`, (n, inputs).
+///
+/// On the CPU, a few rows go through all of them at once: threads that are done with one go on with
+/// the next, and wait for each other once.
+pub(crate) fn forward_all<const N: usize>(
+    projections: [&Linear; N],
+    x: &Tensor,
+) -> Result<[Tensor; N]> {
+    let products: Result<Vec<Tensor>> = if matches!(x.device(), Device::Cpu) && x.dims()[0] <= FEW {
+        projections.into_par_iter().map(|projection| projection.forward(x)).collect()
+    } else {
+        projections.into_iter().map(|projection| projection.forward(x)).collect()
+    };
+    products.map(|all| all.try_into().expect("as many products as projections"))
 }

@@ -9,6 +9,8 @@ mod bad_input;
 mod chat;
 #[path = "command_line/generate.rs"]
 mod generate;
+#[path = "command_line/gguf.rs"]
+mod gguf;
 #[path = "command_line/infer.rs"]
 mod infer;
 #[path = "command_line/logits.rs"]

@@ -5,6 +5,8 @@
 
 #[path = "parity/families.rs"]
 mod families;
+#[path = "parity/gguf.rs"]
+mod gguf;
 #[path = "parity/invariances.rs"]
 mod invariances;
 #[path = "parity/references.rs"]

@@ -224,9 +224,9 @@ fn models_and_devices_that_are_not_there() {
         .refused(&["there is no token 2048"]);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tiny.gguf");
-    TinyGguf::default().write(&file);
-    infer(&["logits", file.to_str().unwrap(), "x"])
-        .refused(&["tiny.gguf is a GGUF file, which infer does not run yet"]);
+    TinyGguf::of("I8").write(&file);
+    infer(&["logits", file.to_str().unwrap(), "--ids", "3"])
+        .refused(&["is stored as I8, which is not run"]);
 }
 
 #[test]

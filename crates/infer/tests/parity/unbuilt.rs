@@ -6,11 +6,12 @@ use std::path::Path;
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::build::{self, Options};
 use dus::output::Output;
-use dus::recipe::Draft;
+use dus::recipe::{Draft, Form};
 use infer::open::{Arithmetic, Opened, Place, Spec, Wanted};
 use infer::progress::Watch;
 use infer::source::WeightSource;
 use infer::unbuilt::UnbuiltWeights;
+use testkit::gguf::TinyGguf;
 use testkit::{Dtype, Family, TinyModel};
 
 use crate::references::ROOT;
@@ -18,10 +19,15 @@ use crate::references::ROOT;
 /// The bits of the logits of a few tokens.
 #[track_caller]
 fn bits(model: &str, layers: Option<&str>) -> Vec<u32> {
+    bits_by(Arithmetic::F32, model, layers)
+}
+
+#[track_caller]
+fn bits_by(arithmetic: Arithmetic, model: &str, layers: Option<&str>) -> Vec<u32> {
     let spec = Spec { model: model.to_owned(), layers: layers.map(str::to_owned) };
     let watch = Watch::nobody();
     let opened = Opened::find(&spec, Wanted::Weights, &watch).unwrap();
-    let model = opened.load(Arithmetic::F32, Place::Cpu, &watch).unwrap();
+    let model = opened.load(arithmetic, Place::Cpu, &watch).unwrap();
     let tokens: Vec<u32> = (0..24).map(|i| (7 * i * i + 3 * i) % 40).collect();
     let mut cache = model.cache(tokens.len()).unwrap();
     let hidden = model.forward(&tokens, &mut cache).unwrap();
@@ -36,7 +42,7 @@ fn build(dir: &Path, recipe: &str) -> (String, String) {
     fs::write(&path, recipe).unwrap();
     let recipe = Draft::read(&path).unwrap().finish().unwrap();
     let blueprint = Blueprint::new(recipe, LayoutKind::Size, None).unwrap();
-    let out = dir.join("built");
+    let out = dir.join(if blueprint.form() == Form::Gguf { "built.gguf" } else { "built" });
     let output = Output::at(&out, blueprint.form()).unwrap();
     let options = Options { force: true, ..Options::default() };
     build::build(&blueprint, output, &options, &dus::progress::Watch::nobody()).unwrap();
@@ -69,6 +75,35 @@ fn unbuilt_and_built_are_bit_equal() {
             check(&base, "layers = 'interleave(0..2, 2..4) + 3{*: scale 0.3}'\n");
         }
     }
+}
+
+/// Kept quantised or decoded, from files to files, to folders and from folders.
+#[test]
+fn so_are_plans_of_gguf_files() {
+    #[track_caller]
+    fn check(dir: &Path, recipe: &str) {
+        let (recipe_path, built) = build(dir, recipe);
+        for arithmetic in [Arithmetic::Auto, Arithmetic::F32] {
+            let unbuilt = bits_by(arithmetic, &recipe_path, None);
+            assert_eq!(unbuilt, bits_by(arithmetic, &built, None), "{recipe} {arithmetic:?}");
+        }
+    }
+    for kind in ["F16", "Q4_1", "Q8_0", "Q4_K"] {
+        let dir = tempfile::tempdir().unwrap();
+        TinyGguf::of(kind).write(&dir.path().join("base.gguf"));
+        check(dir.path(), "base = 'base.gguf'\nlayers = '0..2 + 1..n'\n");
+        let operations = "0..2{*: scale 0.5} + 1..n{o_proj: zero}";
+        if kind != "Q4_K" {
+            check(dir.path(), &format!("base = 'base.gguf'\nlayers = '{operations}'\n"));
+        }
+        let cast = "to = 'hf'\ndtype = 'float16'\n";
+        check(dir.path(), &format!("base = 'base.gguf'\nlayers = '0..2 + 1..n'\n{cast}"));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = tiny_mistral();
+    let to = "layers = 'dus(8)'\nto = 'gguf'\n";
+    check(dir.path(), &format!("base = {base:?}\n{to}dtype = 'q8_0'\n"));
+    check(dir.path(), &format!("base = {base:?}\n{to}dtype = 'bfloat16'\n"));
 }
 
 #[test]
