@@ -1,7 +1,5 @@
 //! The terminal session in the README does what it shows.
 
-#![expect(clippy::print_stderr, reason = "a step that is skipped says why")]
-
 use std::path::Path;
 use std::process::Command;
 
