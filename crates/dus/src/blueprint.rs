@@ -4,10 +4,11 @@
 //! file of the new model will hold.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::gguf::Architecture;
 use checkpoint::gguf::tokenizer::{self, TokenizerFolder};
-use checkpoint::hub::Location;
+use checkpoint::hub::{Location, Remote};
 use checkpoint::side_files::SideFiles;
 use checkpoint::{Checkpoint, Encoding, Gguf};
 
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
 use crate::gguf_head::GgufHead;
+use crate::open_source::{OpenSource, open_sources};
 use crate::plan::{LayerPlan, ModelDepth, PlannedLayer};
 use crate::progress::Watch;
 use crate::recipe::{Form, Recipe, TensorType};
@@ -82,8 +84,10 @@ pub struct Blueprint {
     pub layout: ShardLayout,
     /// What a user should hear of where the models were found.
     notices: Vec<String>,
-    /// Folders that hold the headers of models whose weights are on the hub only.
-    outlines: Vec<TempDir>,
+    /// For each model whose weights are on the hub only, a folder that holds its headers.
+    outlines: Vec<Option<TempDir>>,
+    /// Where each model's weights are read, if they are on the hub.
+    remotes: Vec<Option<Arc<Remote>>>,
 }
 
 impl Blueprint {
@@ -103,15 +107,21 @@ impl Blueprint {
         access: Access,
         watch: &Watch,
     ) -> Result<Self> {
+        let access = match access {
+            // The tokenizer goes into a GGUF file, so that a plan of one has to read it.
+            Access::Headers if asks_for_gguf(&recipe, out) => Access::SideFiles,
+            access => access,
+        };
         let (mut locations, mut models) = (Vec::new(), Vec::new());
-        let (mut notices, mut outlines) = (Vec::new(), Vec::new());
+        let (mut notices, mut outlines, mut remotes) = (Vec::new(), Vec::new(), Vec::new());
         for (name, source) in &recipe.models {
-            let Found { location, notice, outline } = sources::find(source, access, watch)?;
+            let Found { location, notice, outline, remote } = sources::find(source, access, watch)?;
             let checkpoint = Checkpoint::open(&location.path)?;
             let anatomy = Anatomy::of(&checkpoint)?;
             locations.push(location);
             notices.extend(notice);
-            outlines.extend(outline);
+            outlines.push(outline);
+            remotes.push(remote);
             models.push(Model { name: name.clone(), checkpoint, anatomy });
         }
         let depths: Vec<ModelDepth> = models
@@ -149,15 +159,43 @@ impl Blueprint {
             layout: ShardLayout { shards: Vec::new() },
             notices,
             outlines,
+            remotes,
         };
         blueprint.layout = blueprint.laid_out(layout_kind);
         Ok(blueprint)
     }
 
-    /// Whether the weights of all models are here, so that a build can be made.
+    /// Whether the weights of all models are on this machine.
     #[must_use]
     pub fn has_weights(&self) -> bool {
-        self.outlines.is_empty()
+        self.outlines.iter().all(Option::is_none)
+    }
+
+    /// Whether the weights of the model with this index are on this machine.
+    #[must_use]
+    pub fn is_here(&self, model: usize) -> bool {
+        self.outlines[model].is_none()
+    }
+
+    /// Where a user finds the model with this index: its path, or what it is called on the hub.
+    #[must_use]
+    pub fn place(&self, model: usize) -> String {
+        match &self.locations[model].hub {
+            Some(hub) if !self.is_here(model) => format!("{}@{}", hub.repo, hub.commit),
+            _ => self.models[model].checkpoint.path().display().to_string(),
+        }
+    }
+
+    /// Where the weights of the model with this index are read, if they are on the hub.
+    #[must_use]
+    pub fn remote(&self, model: usize) -> Option<&Arc<Remote>> {
+        self.remotes[model].as_ref()
+    }
+
+    /// Opens the weight files of all models.
+    pub fn open_sources(&self) -> Result<Vec<Vec<OpenSource>>> {
+        let models = self.models.iter().zip(&self.remotes);
+        models.map(|(model, remote)| open_sources(&model.checkpoint, remote.as_ref())).collect()
     }
 
     /// The form that is written.
@@ -329,13 +367,14 @@ impl Blueprint {
         })
     }
 
-    /// The bytes that each layout's files could share with the source's.
+    /// The bytes that each layout's files could share with the source's, if those come to this machine.
     #[must_use]
     pub fn shareable_bytes(&self, kind: LayoutKind) -> u64 {
+        let comes_here = |model: usize| self.remotes[model].is_none();
         if kind == self.layout_kind || self.form() == Form::Gguf {
-            return self.layout.shareable_bytes(&self.splice, &self.models);
+            return self.layout.shareable_bytes(&self.splice, &self.models, comes_here);
         }
-        self.laid_out(kind).shareable_bytes(&self.splice, &self.models)
+        self.laid_out(kind).shareable_bytes(&self.splice, &self.models, comes_here)
     }
 
     /// Everything that is read: the models' folders, then files in them that may be links elsewhere.
@@ -420,9 +459,6 @@ impl Blueprint {
 
 /// The form to write: as the recipe says, else as the output is called, else as the base is.
 fn form(recipe: &Recipe, base: &Checkpoint, out: Option<&Path>) -> Result<Form> {
-    let named_gguf = |out: &Path| {
-        out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-    };
     match (recipe.to, out) {
         (Some(Form::Gguf), Some(out)) if !named_gguf(out) => {
             Err(Error::NotNamedGguf { out: out.to_owned() })
@@ -434,6 +470,15 @@ fn form(recipe: &Recipe, base: &Checkpoint, out: Option<&Path>) -> Result<Form> 
         }
         (None, _) => Ok(translation::form(base)),
     }
+}
+
+/// Whether recipe or output say that a GGUF file is wanted, whatever the base is.
+fn asks_for_gguf(recipe: &Recipe, out: Option<&Path>) -> bool {
+    recipe.to.map_or_else(|| out.is_some_and(named_gguf), |form| form == Form::Gguf)
+}
+
+fn named_gguf(out: &Path) -> bool {
+    out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Refuses a plan that joins layers of a folder and of a GGUF file.

@@ -6,24 +6,25 @@ use std::path::Path;
 use checkpoint::Checkpoint;
 
 use crate::arithmetic::CastReport;
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, LayoutKind};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, QuantisedError, Result};
 use crate::finished::Finished;
 use crate::folder_files;
-use crate::journal::{self, Journal, Record};
+use crate::journal::{Journal, Record};
 use crate::journal_head::Head;
 use crate::manifest::Manifest;
 use crate::movement::{self, CopyMode, Files, Filled, Moved};
 use crate::new_file::NewFile;
-use crate::open_file::{OpenFile, open_files};
+use crate::open_file::OpenFile;
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Form, TensorType};
+use crate::room;
+pub use crate::room::{Room, Site, room};
 use crate::settings;
 use crate::shards::{Shard, ShardLayout};
 use crate::size::Bytes;
-use crate::splice::{Model, NewTensor};
 
 /// How a build is carried out; nothing here changes a tensor's bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,82 +50,8 @@ pub struct Built {
     pub cast: CastReport,
     /// What a user should hear of how it went.
     pub notes: Vec<String>,
-}
-
-/// The room that a build needs, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct Room {
-    /// What it will write.
-    pub needed: u64,
-    /// What is free where the output goes, with what an interrupted build holds there: that is kept,
-    /// or removed first.
-    pub free: u64,
-    /// Whether blocks can be shared with the source there.
-    pub can_share: bool,
-}
-
-/// Room for config, card and manifest, and for the file system's own records of files.
-const SMALL_FILES_BYTES: u64 = 1 << 20;
-
-/// Room for a tensor's line in the index, beside its name.
-const INDEX_LINE_BYTES: u64 = 64;
-
-/// The bytes of a new file that a line of the journal speaks of, at least, where there are many.
-const STRETCH_BYTES: u64 = 1 << 20;
-
-/// A folder in which a build's files may go.
-#[derive(Debug, Clone, Copy)]
-pub struct Site<'a> {
-    /// The folder, which exists.
-    pub dir: &'a Path,
-    /// The bytes that an interrupted build holds there.
-    pub held: u64,
-}
-
-impl<'a> Site<'a> {
-    /// Where a build at `out` goes.
-    #[must_use]
-    pub fn of(out: &'a Output) -> Self {
-        let held = out.unfinished().map_or(0, |unfinished| unfinished.bytes);
-        Self { dir: out.existing_ancestor(), held }
-    }
-}
-
-/// Measures the room for a build.
-pub fn room(blueprint: &Blueprint, site: Site, copy: CopyMode) -> Result<Room> {
-    let Site { dir, held } = site;
-    let failed = |source| Error::Io { path: dir.to_owned(), doing: "measured", source };
-    let free = disk::free_bytes(dir).map_err(failed)?.saturating_add(held);
-    let can_share = can_share(blueprint, dir)?;
-    let side_bytes: u64 = blueprint.side_files.kept.iter().map(|file| file.bytes).sum();
-    let shared = if can_share && matches!(copy, CopyMode::Auto | CopyMode::Reflink) {
-        shareable_bytes(blueprint)
-    } else {
-        0
-    };
-    let line = |tensor: &NewTensor| tensor.name.len() as u64 + INDEX_LINE_BYTES;
-    let index_bytes: u64 = blueprint.splice.tensors.iter().map(line).sum();
-    let bytes = blueprint.layout.bytes();
-    let journal_bytes = bytes.div_ceil(STRETCH_BYTES) * journal::LINE_BYTES;
-    let small_bytes = SMALL_FILES_BYTES + index_bytes + journal_bytes;
-    let needed = bytes + side_bytes + small_bytes - shared;
-    Ok(Room { needed, free, can_share })
-}
-
-fn shareable_bytes(blueprint: &Blueprint) -> u64 {
-    blueprint.layout.shareable_bytes(&blueprint.splice, &blueprint.models)
-}
-
-/// Whether files in `dir` can share blocks with all weight files.
-fn can_share(blueprint: &Blueprint, dir: &Path) -> Result<bool> {
-    for file in blueprint.models.iter().flat_map(|model| model.checkpoint.files()) {
-        let source = OpenFile::open(file.path.clone())?.file;
-        // A folder that cannot be written is found when it is, with a better word for it.
-        if !disk::can_share(&source, dir).unwrap_or(false) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    /// What a user should hear in any case: there is something to do about it.
+    pub warnings: Vec<String>,
 }
 
 /// What stops a build of `blueprint` at `out`, all of it, from headers alone.
@@ -144,27 +71,27 @@ pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<
 /// What stops a build of `blueprint` anywhere on the disk of a folder.
 #[must_use]
 pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) -> Vec<Error> {
-    let dir = site.dir;
-    let mut obstacles = blueprint.obstacles();
+    let mut obstacles = shard_obstacles(blueprint);
+    obstacles.extend(blueprint.obstacles());
     obstacles.extend(folder_files::obstacles(blueprint));
     for side in &blueprint.side_files.kept {
         obstacles.extend(OpenFile::open(side.path.clone()).err());
     }
-    match room(blueprint, site, options.copy) {
-        Ok(room) if options.copy == CopyMode::Reflink && !room.can_share => {
-            let source_file = blueprint.models[0].checkpoint.files()[0].path.clone();
-            obstacles.push(Error::CannotShare { source_file, dir: dir.to_owned() });
-        }
-        Ok(_) if options.copy == CopyMode::Reflink && shareable_bytes(blueprint) == 0 => {
-            obstacles.push(Error::NothingShared);
-        }
-        Ok(Room { needed, free, .. }) if needed > free => {
-            obstacles.push(Error::DiskFull { dir: dir.to_owned(), free, needed });
-        }
-        Ok(_) => {}
-        Err(error) => obstacles.push(error),
-    }
+    obstacles.extend(room::obstacle(blueprint, site, options.copy));
     obstacles
+}
+
+/// What is asked about shards where a GGUF file is written, which has none.
+fn shard_obstacles(blueprint: &Blueprint) -> Vec<Error> {
+    let asked = [
+        (blueprint.recipe.limits_shards, "max_shard_size"),
+        (blueprint.layout_kind == LayoutKind::Source, "--shard-layout source"),
+    ];
+    let asked = asked.into_iter().filter(|(is_asked, _)| *is_asked);
+    match blueprint.form() {
+        Form::Folder => Vec::new(),
+        Form::Gguf => asked.map(|(_, asked)| Error::ShardsOfFile { asked }).collect(),
+    }
 }
 
 /// Builds `blueprint` at `out`, and says how.
@@ -183,18 +110,23 @@ pub fn build(
     let path = out.path().to_owned();
     let manifest = Manifest::new(blueprint, &path)?;
     let layout = layout(blueprint, &manifest)?;
-    let head = Head::new(&manifest, &blueprint.models, &layout)?;
+    let head = Head::new(&manifest, blueprint, &layout)?;
     let mut partial = Partial::lock(out)?;
     partial.set_stays(options.resume);
     let left = Record::read(partial.dir())?;
     let note = note(left.as_ref(), &head, partial.found(), options.resume);
     let begun = if options.resume { left } else { None };
     if let Some(difference) = begun.as_ref().and_then(|begun| begun.head.difference(&head)) {
-        return Err(Error::OtherBuild { out: path, difference });
+        return Err(OutputError::OtherBuild { out: path, difference }.into());
     }
     let work = Work { blueprint, manifest: &manifest, layout: &layout, head: &head };
     match work.carry_out(&mut partial, begun, *options, watch) {
         Ok(built) => Ok(Built { notes: note.into_iter().collect(), ..built }),
+        // What is done is made of bytes that are not the base's.
+        Err(error) if error.is_damaged_download() => {
+            partial.set_stays(false);
+            Err(error)
+        }
         Err(error) if options.resume => match Record::read(partial.dir())? {
             Some(record) if record.bytes() > 0 => {
                 let (dir, bytes) = (partial.dir().to_owned(), record.bytes());
@@ -246,25 +178,24 @@ impl Work<'_> {
         watch: &Watch,
     ) -> Result<Built> {
         let Self { blueprint, layout, .. } = *self;
-        let open = |model: &Model| open_files(&model.checkpoint);
-        let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let sources = blueprint.open_sources()?;
         let names = layout.shards.iter().map(|shard| shard.name.as_str());
-        let kept: Vec<&str> = names.chain([journal::FILE]).filter(|_| begun.is_some()).collect();
+        let kept: Vec<&str> = names.filter(|_| begun.is_some()).collect();
         partial.clear(&kept)?;
-        let dir = partial.dir();
+        let (dir, files) = (partial.dir(), &partial.files());
         let (journal, shards, finished);
         if let Some(Record { stretches, .. }) = begun {
-            shards = open_shards(layout, dir)?;
+            shards = open_shards(layout, files)?;
             let moves = layout.moves(&blueprint.splice, &blueprint.models);
             finished = Finished::check(stretches, &moves, &sources, &shards, watch)?;
             journal = Journal::begin_again(dir, self.head, finished.stretches())?;
         } else {
             journal = Journal::begin(dir, self.head)?;
-            shards = create_shards(layout, dir)?;
+            shards = create_shards(layout, files)?;
             finished = Finished::nothing();
         }
         let files = Files { sources: &sources, shards: &shards, journal: &journal };
-        let Filled { moved, kept, cast, overflow_in, inexact_in } = movement::fill(
+        let Filled { moved, kept, cast, overflow_in, inexact_in, unproved } = movement::fill(
             &blueprint.splice,
             &blueprint.models,
             layout,
@@ -278,18 +209,34 @@ impl Work<'_> {
             return Err(Error::Overflow { count: cast.overflowed, tensor, dtype });
         }
         if let Some(tensor) = inexact_in {
-            return Err(Error::Inexact { count: cast.inexact, tensor });
+            return Err(QuantisedError::Inexact { count: cast.inexact, tensor }.into());
         }
         self.complete(partial, &shards, watch)?;
-        Ok(Built { moved, resumed: kept, cast, notes: Vec::new() })
+        let warnings = self.warning(&unproved).into_iter().collect();
+        Ok(Built { moved, resumed: kept, cast, notes: Vec::new(), warnings })
+    }
+
+    /// What to do about files on the hub that no hash was made of.
+    fn warning(&self, unproved: &[(usize, usize)]) -> Option<String> {
+        let name = |&(model, file): &(usize, usize)| {
+            let file = &self.blueprint.models[model].checkpoint.files()[file];
+            format!("{} of {}", file.name, self.blueprint.place(model))
+        };
+        let names: Vec<String> = unproved.iter().map(name).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "not checked by the hub's hash, as an earlier run had computed from it: {}; \
+                 `dus verify --no-cache` compares every tensor",
+                names.join(", ")
+            )
+        })
     }
 
     /// Writes what stands beside the weights, syncs, checks, and moves all of it to its place.
     fn complete(&self, partial: &mut Partial, shards: &[NewFile], watch: &Watch) -> Result<()> {
-        let dir = partial.dir();
         if self.blueprint.form() == Form::Folder {
             let title = partial.output().path().file_name().unwrap_or_default().to_string_lossy();
-            folder_files::write(self.blueprint, self.manifest, &title, dir)?;
+            folder_files::write(self.blueprint, self.manifest, &title, &partial.files())?;
         }
         (watch.progress)(Progress::Syncing);
         for shard in shards {
@@ -297,12 +244,9 @@ impl Work<'_> {
             let open = shard.open();
             open.file.sync_all().map_err(open.failed("synced"))?;
         }
-        check(self.blueprint, dir)?;
+        check(self.blueprint, &partial.model())?;
         watch.check()?;
-        match self.blueprint.form() {
-            Form::Folder => partial.commit(),
-            Form::Gguf => partial.commit_file(&self.layout.shards[0].name),
-        }
+        partial.commit()
     }
 }
 
@@ -348,13 +292,9 @@ fn open_shards(layout: &ShardLayout, dir: &Path) -> Result<Vec<NewFile>> {
 }
 
 /// Reads back what was written: sizes, headers, index and depth, as a loader would.
-fn check(blueprint: &Blueprint, dir: &Path) -> Result<()> {
-    let path = match blueprint.form() {
-        Form::Folder => dir.to_owned(),
-        Form::Gguf => dir.join(&blueprint.layout.shards[0].name),
-    };
-    let written = Checkpoint::open(&path)?;
-    let damaged = |what: String| Error::Damaged { path: path.clone(), what };
+fn check(blueprint: &Blueprint, model: &Path) -> Result<()> {
+    let written = Checkpoint::open(model)?;
+    let damaged = |what| Error::from(OutputError::Damaged { path: model.to_owned(), what });
     if written.tensors().len() != blueprint.num_tensors() {
         return Err(damaged(format!("it has {} tensors", written.tensors().len())));
     }

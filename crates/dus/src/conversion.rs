@@ -9,9 +9,11 @@ use checkpoint::{Dtype, Tensor};
 use rayon::prelude::*;
 
 use crate::arithmetic::{CastReport, Noise, Transform, sum_of_squares};
+use crate::batches::CONVERTED_FETCH_BYTES;
 use crate::error::{Error, Result};
-use crate::open_file::OpenFile;
+use crate::open_source::{MAX_FETCHING_WORKERS, OpenSource};
 use crate::progress::{Progress, Watch};
+use crate::proof::Measured;
 use crate::shards::ShardLayout;
 use crate::splice::{Model, NewTensor, Splice};
 
@@ -64,14 +66,15 @@ impl Conversion {
     }
 }
 
-/// Collects the conversions of a splice; where there is noise, the sources' RMS is measured first.
+/// Collects the conversions of a splice; where there is noise, the sources' RMS is measured first, and
+/// what was measured is told, too.
 pub(crate) fn list(
     splice: &Splice,
     models: &[Model],
     layout: &ShardLayout,
-    sources: &[Vec<OpenFile>],
+    sources: &[Vec<OpenSource>],
     watch: &Watch,
-) -> Result<Vec<Conversion>> {
+) -> Result<(Vec<Conversion>, Measured)> {
     let rms = Rms::measure(splice, models, sources, watch)?;
     let mut conversions: Vec<Conversion> = Vec::new();
     let mut found: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
@@ -97,7 +100,7 @@ pub(crate) fn list(
             });
         }
     }
-    Ok(conversions)
+    Ok((conversions, rms.measured))
 }
 
 /// The transform that makes `tensor` of its source.
@@ -118,7 +121,7 @@ pub(crate) fn transform(tensor: &NewTensor, models: &[Model], rms: &Rms) -> Resu
         transform = transform.scaled(change.scale);
     }
     for &(sigma, seed) in &change.noises {
-        let sigma = sigma * rms.0[&(tensor.model, tensor.source)];
+        let sigma = sigma * rms.by_tensor[&(tensor.model, tensor.source)];
         transform = transform.with_noise(Noise::new(sigma, seed, &tensor.name));
     }
     Ok(transform)
@@ -126,14 +129,18 @@ pub(crate) fn transform(tensor: &NewTensor, models: &[Model], rms: &Rms) -> Resu
 
 /// The root mean square of each source tensor that noise is relative to.
 #[derive(Debug)]
-pub(crate) struct Rms(HashMap<(usize, usize), f64>);
+pub(crate) struct Rms {
+    by_tensor: HashMap<(usize, usize), f64>,
+    /// What was read of files on the hub, where nothing but a file's hash tells right from wrong.
+    measured: Measured,
+}
 
 impl Rms {
     /// Measures each source once, on all cores; sums run block by block in the order of the bytes.
     pub(crate) fn measure(
         splice: &Splice,
         models: &[Model],
-        sources: &[Vec<OpenFile>],
+        sources: &[Vec<OpenSource>],
         watch: &Watch,
     ) -> Result<Self> {
         let has_noise = |tensor: &&NewTensor| {
@@ -151,29 +158,67 @@ impl Rms {
             .filter_map(|t| Some(((t.model, t.source), t.change.as_ref()?.added[0])))
             .collect();
         let rms = |key: &(usize, usize)| {
-            let rms = root_mean_square(tensor(key), added[key], &sources[key.0], watch)?;
-            Ok((*key, rms))
+            let file = &sources[key.0][tensor(key).file];
+            Ok((*key, root_mean_square(tensor(key), added[key], file, watch)?))
         };
-        Ok(Self(measured.par_iter().map(rms).collect::<Result<_>>()?))
+        let measure = || measured.par_iter().map(rms).collect::<Result<Vec<_>>>();
+        let of_hub = measured.iter().filter_map(|key| sources[key.0][tensor(key).file].on_hub());
+        // Requests wait for the network, not for cores, and the hub wants few at a time.
+        let all = match of_hub.map(|file| file.remote.num_connections()).min() {
+            Some(num) => rayon::ThreadPoolBuilder::new()
+                .num_threads(num.min(MAX_FETCHING_WORKERS))
+                .build()
+                .map_or_else(|_| measure(), |pool| pool.install(measure))?,
+            None => measure()?,
+        };
+        let (mut by_tensor, mut measured) = (HashMap::new(), Measured::new());
+        for (key, (rms, checksum)) in all {
+            by_tensor.insert(key, rms);
+            if let Some(checksum) = checksum {
+                let tensor = tensor(&key);
+                let of_file = measured.entry((key.0, tensor.file)).or_default();
+                of_file.push((tensor.range.clone(), checksum));
+            }
+        }
+        for tensors in measured.values_mut() {
+            tensors.sort_by_key(|(range, _)| range.start);
+        }
+        Ok(Self { by_tensor, measured })
     }
 }
 
-fn root_mean_square(tensor: &Tensor, added: f32, files: &[OpenFile], watch: &Watch) -> Result<f64> {
+/// The root mean square of a tensor; of one on the hub, the checksum of its bytes, too.
+fn root_mean_square(
+    tensor: &Tensor,
+    added: f32,
+    file: &OpenSource,
+    watch: &Watch,
+) -> Result<(f64, Option<u32>)> {
     let unsupported = |source| Error::Unsupported { tensor: tensor.name.clone(), source };
     let whole = Transform::cast(tensor.encoding, Dtype::F32.into()).map_err(unsupported)?;
     let block_bytes = whole.block_bytes(BLOCK_BYTES);
+    let mut checksum = file.on_hub().map(|_| crc32fast::Hasher::new());
+    let blocks_at_once = if checksum.is_some() { CONVERTED_FETCH_BYTES / BLOCK_BYTES } else { 1 };
     let mut sum = 0.0;
     let mut begin = tensor.range.start;
-    let mut block = Vec::new();
+    let mut buffer = Vec::new();
     while begin < tensor.range.end {
         watch.check()?;
-        let length = (tensor.range.end - begin).min(block_bytes);
-        block.resize(length as usize, 0);
-        files[tensor.file].read_exact_at(&mut block, begin)?;
-        sum += sum_of_squares(tensor.encoding, added, &block).map_err(unsupported)?;
+        let length = (tensor.range.end - begin).min(blocks_at_once * block_bytes);
+        buffer.resize(length as usize, 0);
+        file.read_exact_at(&mut buffer, begin, watch)?;
+        if let Some(checksum) = &mut checksum {
+            checksum.update(&buffer);
+        }
+        for block in buffer.chunks(block_bytes as usize) {
+            sum += sum_of_squares(tensor.encoding, added, block).map_err(unsupported)?;
+        }
         watch.moved(length);
         begin += length;
     }
     let rms = (sum / tensor.num_elements().max(1) as f64).sqrt();
-    if rms.is_finite() { Ok(rms) } else { Err(Error::NoRms { tensor: tensor.name.clone() }) }
+    if !rms.is_finite() {
+        return Err(Error::NoRms { tensor: tensor.name.clone() });
+    }
+    Ok((rms, checksum.map(crc32fast::Hasher::finalize)))
 }

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::journal::Stretch;
 use crate::new_file::NewFile;
 use crate::open_file::OpenFile;
+use crate::open_source::OpenSource;
 use crate::progress::{Progress, Watch};
 use crate::shards::Move;
 
@@ -36,7 +37,7 @@ impl Finished {
     pub fn check(
         mut stretches: Vec<Stretch>,
         moves: &[Move],
-        sources: &[Vec<OpenFile>],
+        sources: &[Vec<OpenSource>],
         shards: &[NewFile],
         watch: &Watch,
     ) -> Result<Self> {
@@ -52,7 +53,7 @@ impl Finished {
                     has_checksum(shard.open(), &stretch.range, checksum, &mut buffers[0])
                 }
                 (Some(shard), None) => {
-                    is_as_source(shard.open(), stretch, moves, sources, buffers)?
+                    is_as_source(shard.open(), stretch, moves, sources, buffers, watch)?
                 }
             };
             watch.moved(length(stretch));
@@ -101,13 +102,19 @@ impl Finished {
     /// The parts of `run` that are left to do.
     #[must_use]
     pub fn rest_of(&self, run: &Move) -> Vec<Move> {
+        self.split(run).1
+    }
+
+    /// The parts of `run` that are finished, and those that are left to do.
+    #[must_use]
+    pub fn split(&self, run: &Move) -> (Vec<Move>, Vec<Move>) {
         let end = run.target + (run.source.end - run.source.start);
         let part = |target: Range<u64>| {
             let begin = run.source.start + (target.start - run.target);
             let source = begin..begin + (target.end - target.start);
             Move { source, target: target.start, ..run.clone() }
         };
-        let mut rest = Vec::new();
+        let (mut done, mut rest) = (Vec::new(), Vec::new());
         let mut begin = run.target;
         let ranges = self.ranges.get(run.shard).map_or(&[][..], Vec::as_slice);
         let first = ranges.partition_point(|finished| finished.end <= begin);
@@ -118,12 +125,13 @@ impl Finished {
             if begin < finished.start {
                 rest.push(part(begin..finished.start));
             }
+            done.push(part(begin.max(finished.start)..finished.end.min(end)));
             begin = finished.end;
         }
         if begin < end {
             rest.push(part(begin..end));
         }
-        rest
+        (done, rest)
     }
 }
 
@@ -148,8 +156,9 @@ fn is_as_source(
     file: &OpenFile,
     stretch: &Stretch,
     moves: &[Move],
-    sources: &[Vec<OpenFile>],
+    sources: &[Vec<OpenSource>],
     [found, expected]: &mut [Vec<u8>; 2],
+    watch: &Watch,
 ) -> Result<bool> {
     let mut left = stretch.range.end - stretch.range.start;
     for run in moves.iter().filter(|run| run.shard == stretch.shard) {
@@ -161,7 +170,7 @@ fn is_as_source(
             found.resize(length as usize, 0);
             expected.resize(length as usize, 0);
             let source = run.source.start + (begin - run.target);
-            sources[run.model][run.file].read_exact_at(expected, source)?;
+            sources[run.model][run.file].read_exact_at(expected, source, watch)?;
             if file.read_exact_at(found, begin).is_err() || found != expected {
                 return Ok(false);
             }
@@ -189,6 +198,15 @@ mod tests {
             let run = Move { model: 0, file: 0, source: 100..200, shard: 1, target: 1000 };
             let rest = finished.rest_of(&run).into_iter().map(|run| (run.source, run.target));
             assert_eq!(rest.collect::<Vec<_>>(), expected);
+            let (done, rest) = finished.split(&run);
+            let mut all = [done, rest].concat();
+            all.sort_by_key(|part| part.source.start);
+            let mut end = 100;
+            for part in all {
+                assert_eq!((part.source.start, part.target), (end, 900 + end));
+                end = part.source.end;
+            }
+            assert_eq!(end, 200);
         }
         check(&Finished::nothing(), &[(100..200, 1000)]);
         check(&finished(&[(0, 1000), (1100, 2000)]), &[(100..200, 1000)]);

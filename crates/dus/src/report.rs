@@ -191,7 +191,7 @@ pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Durat
         .map(|(bytes, way)| format!("{} {way}", Bytes(*bytes)))
         .collect();
     text.push_str(&ways.join(", "));
-    if blueprint.form() == Form::Folder {
+    if blueprint.form() == Form::Folder && blueprint.has_weights() {
         let other = blueprint.layout_kind.other();
         let _ = write!(
             text,
@@ -217,7 +217,7 @@ pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Durat
 pub(crate) fn build_json(blueprint: &Blueprint, built: &Built, out: &str, time: Duration) -> Value {
     let Moved { shared, kernel, streamed, computed } = built.moved;
     let other = blueprint.layout_kind.other();
-    let notes = [blueprint.notes(), built.notes.clone()].concat();
+    let notes = [blueprint.notes(), built.notes.clone(), built.warnings.clone()].concat();
     json!({
         "output": out,
         "form": blueprint.form().name(),

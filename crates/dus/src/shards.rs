@@ -346,11 +346,17 @@ impl ShardLayout {
         moves
     }
 
-    /// The bytes of the new files that could be shared with the source's.
+    /// The bytes of the new files that could be shared with those of the models that `is_here` names.
     #[must_use]
-    pub fn shareable_bytes(&self, splice: &Splice, models: &[Model]) -> u64 {
+    pub fn shareable_bytes(
+        &self,
+        splice: &Splice,
+        models: &[Model],
+        is_here: impl Fn(usize) -> bool,
+    ) -> u64 {
         let shareable = |run: &Move| run.shareable().end - run.shareable().start;
-        self.moves(splice, models).iter().map(shareable).sum()
+        let moves = self.moves(splice, models);
+        moves.iter().filter(|run| is_here(run.model)).map(shareable).sum()
     }
 
     /// The length of all files in bytes.

@@ -1,7 +1,9 @@
 //! Where the models of a plan come from: a path, the hub's cache, or the hub.
 
+use std::sync::Arc;
+
 use checkpoint::Checkpoint;
-use checkpoint::hub::{self, Hub, HubError, Location, ModelId, Revision};
+use checkpoint::hub::{self, Hub, HubError, Location, ModelId, Remote, Revision, Standing};
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -15,8 +17,12 @@ pub enum Access {
     Local,
     /// What headers say; no weights are downloaded, and none can be read of what comes of it.
     Headers,
+    /// The same, and the files beside the weights.
+    SideFiles,
     /// All that a build needs; it comes into the cache.
     Weights,
+    /// The same, but what the cache does not hold is read where it lies, and no copy is kept.
+    Streamed,
 }
 
 /// A model that was found.
@@ -28,11 +34,13 @@ pub struct Found {
     pub notice: Option<String>,
     /// A folder with headers and no weights, for as long as this is kept.
     pub outline: Option<TempDir>,
+    /// Where the weights are read, if they are on the hub.
+    pub remote: Option<Arc<Remote>>,
 }
 
 /// Finds the model that `source` names.
 pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
-    let here = |location| Found { location, notice: None, outline: None };
+    let here = |location| Found { location, notice: None, outline: None, remote: None };
     let located = hub::locate(&source.spec, &source.relative_to);
     let is_local = matches!(&located, Ok(location) if location.hub.is_none());
     let missing_in = match &located {
@@ -42,11 +50,11 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
     match access {
         Access::Local => return Ok(here(located?)),
         _ if is_local || !(missing_in.is_some() || located.is_ok()) => return Ok(here(located?)),
-        Access::Headers | Access::Weights => {}
+        Access::Headers | Access::SideFiles | Access::Weights | Access::Streamed => {}
     }
-    // The cache may hold some of a model's files only; to a plan it is good enough if it does not.
-    let is_whole = located.as_ref().is_ok_and(|found| Checkpoint::open(&found.path).is_ok());
-    if access == Access::Headers && is_whole {
+    // To headers the cache is good enough if it has those, whatever else it lacks.
+    let has_headers = located.as_ref().is_ok_and(|found| Checkpoint::open(&found.path).is_ok());
+    if access == Access::Headers && has_headers {
         return Ok(here(located?));
     }
     let id = ModelId::parse(&source.spec)?;
@@ -59,26 +67,43 @@ pub fn find(source: &Source, access: Access, watch: &Watch) -> Result<Found> {
     })
 }
 
-/// Asks the hub for a model of which the cache has not all.
+/// Asks the hub for a model that the cache may hold whole.
 fn ask(id: &ModelId, access: Access, watch: hub::Watch) -> checkpoint::Result<Found> {
     let hub = Hub::from_env()?;
-    if access == Access::Headers && !hub.settings().offline {
-        let revision: Revision = hub.resolve(id, watch)?;
-        let dir = tempfile::Builder::new().prefix("dus-").tempdir();
-        let path = std::env::temp_dir();
-        let dir =
-            dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
-        let location = hub.remote(revision).outline(dir.path(), false, watch)?;
-        return Ok(Found { location, notice: None, outline: Some(dir) });
+    let standing = match access {
+        Access::Weights => Standing::Cached(hub.find(id, watch)?),
+        _ => hub.look_up(id, watch)?,
+    };
+    match standing {
+        Standing::Cached(hub::Found { location, notice }) => {
+            let notice = notice.map(|error| {
+                let why = crate::error::one_line(&error);
+                format!("the hub could not be asked ({why}); the cache's copy is used")
+            });
+            Ok(Found { location, notice, outline: None, remote: None })
+        }
+        Standing::OnHub(revision) => outline(&hub, revision, access, watch),
     }
-    let found = hub.find(id, watch)?;
-    let notice = found.notice.map(|error| {
-        format!(
-            "the hub could not be asked ({}); the cache's copy is used",
-            crate::error::one_line(&error)
-        )
-    });
-    Ok(Found { location: found.location, notice, outline: None })
+}
+
+/// Makes a folder that holds all of a model but its weights.
+fn outline(
+    hub: &Hub,
+    revision: Revision,
+    access: Access,
+    watch: hub::Watch,
+) -> checkpoint::Result<Found> {
+    let path = std::env::temp_dir();
+    let dir = tempfile::Builder::new().prefix("dus-").tempdir();
+    let dir =
+        dir.map_err(|source| checkpoint::Error::Io { path, doing: "written into", source })?;
+    let remote = hub.remote(revision);
+    let is_read = access == Access::Streamed;
+    // Errors name files of it; so they name the model, too.
+    let side_files = access != Access::Headers;
+    let location = remote.outline(&dir.path().join(&remote.revision().repo), side_files, watch)?;
+    let remote = is_read.then(|| Arc::new(remote));
+    Ok(Found { location, notice: None, outline: Some(dir), remote })
 }
 
 /// Calls `f` with a watch that tells `watch` of the hub's progress.
@@ -92,7 +117,7 @@ pub(crate) fn with_hub_watch<T>(
         }
         hub::Progress::Done(bytes) => (watch.progress)(Progress::Done(bytes)),
         hub::Progress::Lost(bytes) => (watch.progress)(Progress::Lost(bytes)),
-        hub::Progress::Waiting(_) => {}
+        hub::Progress::Waiting(time) => (watch.progress)(Progress::Waiting(time)),
     };
     f(hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled }).map_err(|error| {
         match error {

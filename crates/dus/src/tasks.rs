@@ -1,6 +1,6 @@
 //! The work of a build, cut into stretches of the sources that are done in the order of their bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::conversion::{Conversion, Target};
@@ -8,10 +8,11 @@ use crate::finished::Finished;
 use crate::shards::Move;
 use crate::splice::Model;
 
-/// Windows of the source that are copied to all their places before the next one is begun.
-const WINDOW_BYTES: u64 = 16 << 20;
+/// Windows of a source that are copied to all their places before the next one is begun.
+pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
 
 /// A stretch of a source file and what becomes of it.
+#[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) model: usize,
     pub(crate) file: usize,
@@ -20,6 +21,7 @@ pub(crate) struct Task {
 }
 
 /// What becomes of it.
+#[derive(Debug)]
 pub(crate) enum Work {
     /// Pieces of it go to their places as they are.
     Copy(Vec<Piece>),
@@ -30,14 +32,16 @@ pub(crate) enum Work {
 /// A stretch of a source file, the shard that it goes to, and where in it.
 pub(crate) type Piece = (Range<u64>, usize, u64);
 
-/// Cuts moves into windows, each with all the places that parts of it go to.
-pub(crate) fn windows(moves: Vec<Move>) -> Vec<Task> {
+/// Cuts moves into windows, each with all the places that parts of it go to; `window_bytes` is their
+/// length in the file of a model.
+pub(crate) fn windows(moves: Vec<Move>, window_bytes: impl Fn(usize, usize) -> u64) -> Vec<Task> {
     let mut pieces: BTreeMap<(usize, usize, u64), Vec<Piece>> = BTreeMap::new();
     for run in moves {
         let mut begin = run.source.start;
+        let window_bytes = window_bytes(run.model, run.file);
         while begin < run.source.end {
-            let window = begin / WINDOW_BYTES;
-            let end = run.source.end.min((window + 1) * WINDOW_BYTES);
+            let window = begin / window_bytes;
+            let end = run.source.end.min((window + 1) * window_bytes);
             let target = run.target + (begin - run.source.start);
             pieces.entry((run.model, run.file, window)).or_default().push((
                 begin..end,
@@ -56,14 +60,18 @@ pub(crate) fn windows(moves: Vec<Move>) -> Vec<Task> {
     tasks
 }
 
-/// Cuts conversions into blocks, without those that are finished at all their places; with the number
-/// of bytes that are.
-pub(crate) fn blocks(
-    conversions: &[Conversion],
-    models: &[Model],
-    finished: &Finished,
-) -> (Vec<Task>, u64) {
-    let (mut tasks, mut kept) = (Vec::new(), 0);
+/// The blocks of conversions that are left to do.
+pub(crate) struct Blocks {
+    pub(crate) tasks: Vec<Task>,
+    /// The bytes of results that are finished.
+    pub(crate) kept: u64,
+    /// The models and files of which they are results.
+    pub(crate) kept_of: BTreeSet<(usize, usize)>,
+}
+
+/// Cuts conversions into blocks, without those that are finished at all their places.
+pub(crate) fn blocks(conversions: &[Conversion], models: &[Model], finished: &Finished) -> Blocks {
+    let (mut tasks, mut kept, mut kept_of) = (Vec::new(), 0, BTreeSet::new());
     for (i, conversion) in conversions.iter().enumerate() {
         let tensor = &models[conversion.model].checkpoint.tensors()[conversion.source];
         let mut begin = tensor.range.start;
@@ -75,6 +83,9 @@ pub(crate) fn blocks(
             };
             let num_finished = conversion.targets.iter().filter(is_finished).count();
             kept += (num_finished * block.1) as u64;
+            if num_finished > 0 {
+                kept_of.insert((conversion.model, tensor.file));
+            }
             if num_finished < conversion.targets.len() {
                 tasks.push(Task {
                     model: conversion.model,
@@ -86,5 +97,5 @@ pub(crate) fn blocks(
             begin = end;
         }
     }
-    (tasks, kept)
+    Blocks { tasks, kept, kept_of }
 }

@@ -1,7 +1,7 @@
 //! The model and the prompt that the command line names.
 
 use infer::chat_template::Message;
-use infer::open::Opened;
+use infer::open::{Opened, Spec, Wanted};
 use infer::tokenizer::Tokenizer;
 use infer::{Error, Model, Result};
 
@@ -9,11 +9,21 @@ use crate::cli::{ChatArgs, RunArgs};
 use crate::input::Input;
 use crate::terminal::{self, Terminal};
 
-/// Finds a model, and tells what a user should hear of that.
+/// Finds a model to run, and tells what a user should hear of that.
 pub(crate) fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
+    find(model, args, Wanted::Weights, terminal)
+}
+
+/// Finds a model of which no weights will be read.
+pub(crate) fn outline(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
+    find(model, args, Wanted::Outline, terminal)
+}
+
+fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
-    let opened = Opened::find(model, &progress.watch())?;
+    let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };
+    let opened = Opened::find(&spec, wanted, &progress.watch())?;
     terminal.clear();
     told(args, &opened.notes);
     Ok(opened)
@@ -48,7 +58,7 @@ pub(crate) fn prompt(
     };
     let ids = input.ids(|text| match &tokenizer {
         Some(tokenizer) => encode(opened, tokenizer, text, chat),
-        None => Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() }),
+        None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
     })?;
     let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
     // Said before weights are read, which may take a while.

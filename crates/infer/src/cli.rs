@@ -13,6 +13,7 @@ Examples:
   infer generate ./SOLAR-10.7B-Instruct-v1.0 --chat 'What is the square root of 24?'
   infer chat ./SOLAR-10.7B-Instruct-v1.0
   infer score ./base ./deeper --text book.txt --max-tokens 4096
+  infer score ./SmolLM2-135M --layers 'dus(8)' --text book.txt
   infer compare ./deeper ./base --text book.txt --tolerance 1e-3
   infer bench ./SmolLM2-135M
   infer inspect ./SmolLM2-135M --context 2048
@@ -51,6 +52,10 @@ pub(crate) enum Command {
 /// How a model is run.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
+    /// Run the model through a layer plan that is never built, such as 'dus(8)'; in place of the
+    /// recipe's if MODEL is one
+    #[arg(long, value_name = "PLAN", allow_hyphen_values = true)]
+    pub(crate) layers: Option<String>,
     /// The type of the arithmetic
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: DtypeName,
@@ -123,7 +128,7 @@ pub(crate) struct ChatArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ChatCommandArgs {
-    /// A folder or a hub id, of a model with a chat template
+    /// A folder, a hub id or a recipe, of a model with a chat template
     pub(crate) model: String,
     /// The system prompt
     #[arg(long, value_name = "TEXT")]
@@ -138,7 +143,7 @@ pub(crate) struct ChatCommandArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// A folder or a hub id
+    /// A folder, a hub id or a recipe
     pub(crate) model: String,
     /// The model to compare with, or a .json file with reference logits
     pub(crate) other: String,
@@ -177,7 +182,7 @@ pub(crate) struct CompareArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// A folder or a hub id
+    /// A folder, a hub id or a recipe
     pub(crate) model: String,
     /// Random numbers for weights: MODEL need be no more than a config.json, or a folder with one
     #[arg(long)]
@@ -206,7 +211,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
-    /// A folder or a hub id; no weights are read
+    /// A folder, a hub id or a recipe; no weights are read
     pub(crate) model: String,
     /// Positions that the cache is to hold [default: the model's]
     #[arg(long, value_name = "N")]
@@ -223,7 +228,7 @@ pub(crate) struct InspectArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LogitsArgs {
-    /// A folder or a hub id
+    /// A folder, a hub id, or a recipe (.toml), which is run without building it
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -244,7 +249,7 @@ pub(crate) struct LogitsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct TokensArgs {
-    /// A folder or a hub id; no weights are read
+    /// A folder, a hub id or a recipe; no weights are read
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -260,7 +265,7 @@ pub(crate) struct TokensArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ScoreArgs {
-    /// Folders or hub ids; several give a table
+    /// Folders, hub ids or recipes; several give a table
     #[arg(required = true, value_name = "MODEL")]
     pub(crate) models: Vec<String>,
     /// The text's file, or - for stdin
@@ -289,7 +294,7 @@ pub(crate) struct ScoreArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateArgs {
-    /// A folder or a hub id
+    /// A folder, a hub id, or a recipe (.toml), which is run without building it
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]

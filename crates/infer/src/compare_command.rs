@@ -68,6 +68,8 @@ fn against_known(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
 fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> {
     let opened = chosen::open(&args.model, &args.run, terminal)?;
     let other_run = RunArgs {
+        // A plan on the command line is MODEL's; OTHER may be a recipe.
+        layers: None,
         dtype: args.other_dtype.unwrap_or(args.run.dtype),
         device: args.other_device.unwrap_or(args.run.device),
         quiet: args.run.quiet,

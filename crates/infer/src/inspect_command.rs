@@ -20,7 +20,7 @@ struct Plan<'a> {
 }
 
 pub(crate) fn run(args: &InspectArgs, terminal: &Terminal) -> Result<()> {
-    let opened = chosen::open(&args.model, &args.run, terminal)?;
+    let opened = chosen::outline(&args.model, &args.run, terminal)?;
     let footprint = opened.footprint(args.run.arithmetic());
     let positions = opened.config.max_position_embeddings;
     let context = args.context.unwrap_or(positions).min(positions);
@@ -58,8 +58,13 @@ impl Plan<'_> {
         let footprint = &self.footprint;
         row("embedding", footprint.embedding_bytes, "");
         let first = footprint.layer_bytes.first().copied().unwrap_or(0);
-        let is_even = footprint.layer_bytes.iter().all(|&bytes| bytes == first);
-        let note = if is_even { format!("{} each", gibibytes(first)) } else { String::new() };
+        let own = || footprint.layer_bytes.iter().filter(|&&bytes| bytes > 0);
+        let num_shared = footprint.layer_bytes.len() - own().count();
+        let is_even = own().all(|&bytes| bytes == first);
+        let mut note = if is_even { format!("{} each", gibibytes(first)) } else { String::new() };
+        if num_shared > 0 {
+            let _ = write!(note, "; {num_shared} are others once more, and take nothing");
+        }
         row("layers", footprint.layer_bytes.iter().sum(), &note);
         row(
             "head",

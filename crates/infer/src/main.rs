@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use infer::generate::{self, Request, Step, Stop};
-use infer::open::Opened;
+use infer::open::{Opened, Spec, Wanted};
 use infer::score::{self, Text};
 use infer::tokenizer::Tokenizer;
 use infer::windows::Rule;
@@ -102,7 +102,7 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
     let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
-        return Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() });
+        return Err(Error::NoTokenizer { model: opened.path().to_owned() });
     }
     let asked = input::Asked {
         sampling: &args.sampling,
@@ -243,7 +243,7 @@ fn rule(args: &ScoreArgs, positions: usize) -> Result<Rule> {
 
 fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.json);
-    let opened = Opened::find(&args.model, &progress.watch())?;
+    let opened = Opened::find(&Spec::new(&args.model), Wanted::Outline, &progress.watch())?;
     terminal.clear();
     let tokenizer = opened.tokenizer()?;
     let input = Input::prompt(args.text.as_ref(), &args.ids)?;

@@ -1,23 +1,30 @@
 //! A model by the name that a user gives it: found, fetched, checked, loaded.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use checkpoint::hub::{self, Hub, HubError, ModelId};
 use checkpoint::{Checkpoint, folder};
+use dus::blueprint::{Blueprint, LayoutKind};
+use dus::recipe::{Draft, Recipe, Source};
+use dus::sources::{self, Access};
+use dus::splice::NewTensor;
+use dus::unbuilt::Unbuilt;
+use tempfile::TempDir;
 
 use crate::anatomy::Expected;
 use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
-use crate::error::{Error, Result, one_line};
+use crate::error::{Error, Result};
 use crate::generation_config::GenerationConfig;
 use crate::memory::Footprint;
 use crate::model::Model;
-use crate::progress::{Progress, Unit, Watch};
+use crate::progress::{Unit, Watch};
 use crate::random_weights::RandomWeights;
 use crate::source::MappedWeights;
 use crate::tokenizer::Tokenizer;
+use crate::unbuilt::UnbuiltWeights;
 
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,56 +81,164 @@ impl Place {
     }
 }
 
+/// How much of a model is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// All that is needed to run it; from the hub it comes into the cache.
+    Weights,
+    /// What stands beside the weights, and their headers; of a model on the hub no weights are fetched.
+    Outline,
+}
+
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    /// A folder, a hub id, or a recipe (`.toml`), which is run unbuilt.
+    pub model: String,
+    /// A layer plan to run the model through, in place of the recipe's if it is one.
+    pub layers: Option<String>,
+}
+
+impl Spec {
+    /// A model as it is, or a recipe.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        Self { model: model.to_owned(), layers: None }
+    }
+}
+
 /// A model whose files were read and checked; its weights were not.
 #[derive(Debug)]
 pub struct Opened {
-    /// Its files.
-    pub checkpoint: Arc<Checkpoint>,
     /// Its sizes and switches.
     pub config: DecoderConfig,
     /// What a user should hear.
     pub notes: Vec<String>,
+    files: Files,
+}
+
+/// Where a model's tensors are.
+#[derive(Debug)]
+enum Files {
+    Built {
+        checkpoint: Arc<Checkpoint>,
+        /// A folder of headers, for as long as this is kept.
+        outline: Option<TempDir>,
+    },
+    Unbuilt(Arc<Unbuilt>),
+    /// A plan of which only headers are here.
+    Planned(Box<Blueprint>),
 }
 
 impl Opened {
-    /// Finds the model that `spec` names, fetching it if need be, and reads its config and headers.
-    pub fn find(spec: &str, watch: &Watch) -> Result<Self> {
-        let (path, notes) = find(spec, watch)?;
-        let checkpoint = Checkpoint::open(&path)?;
+    /// Finds the model that `spec` names, fetching what is `wanted` of it if need be, and reads its
+    /// config and headers.
+    pub fn find(spec: &Spec, wanted: Wanted, watch: &Watch) -> Result<Self> {
+        let access = match wanted {
+            Wanted::Weights => Access::Weights,
+            Wanted::Outline => Access::SideFiles,
+        };
+        match recipe(spec)? {
+            Some(recipe) => Self::unbuilt(recipe, access, watch),
+            None => Self::built(&here(&spec.model), access, watch),
+        }
+    }
+
+    fn built(source: &Source, access: Access, watch: &Watch) -> Result<Self> {
+        let found = with_dus_watch(watch, |watch| sources::find(source, access, watch))?;
+        let checkpoint = Checkpoint::open(&found.location.path)?;
         if checkpoint.gguf().is_some() {
+            let path = found.location.path;
             return Err(Error::NotYet { path, what: "a GGUF file" });
         }
         let config = DecoderConfig::read(checkpoint.config(), &checkpoint.config_path())?;
-        Ok(Self { checkpoint: Arc::new(checkpoint), config, notes })
+        let notes = found.notice.into_iter().collect();
+        let checkpoint = Arc::new(checkpoint);
+        Ok(Self { config, notes, files: Files::Built { checkpoint, outline: found.outline } })
+    }
+
+    fn unbuilt(recipe: Recipe, access: Access, watch: &Watch) -> Result<Self> {
+        let blueprint = with_dus_watch(watch, |watch| {
+            Blueprint::with_access(recipe, LayoutKind::default(), None, access, watch)
+        })?;
+        let notes = blueprint.notes();
+        let donor = &blueprint.donor().checkpoint;
+        if donor.gguf().is_some() {
+            let path = donor.path().to_owned();
+            return Err(Error::NotYet { path, what: "a GGUF file" });
+        }
+        let config = DecoderConfig::read(&blueprint.config()?.config, &donor.config_path())?;
+        let files = if access == Access::Weights {
+            let unbuilt = with_dus_watch(watch, |watch| Unbuilt::new(blueprint, watch))?;
+            Files::Unbuilt(Arc::new(unbuilt))
+        } else {
+            Files::Planned(Box::new(blueprint))
+        };
+        Ok(Self { config, notes, files })
+    }
+
+    /// Whose tokenizer and settings of generation the model has: itself, or that of its embeddings.
+    fn donor(&self) -> &Checkpoint {
+        match &self.files {
+            Files::Built { checkpoint, .. } => checkpoint,
+            Files::Unbuilt(unbuilt) => &unbuilt.blueprint().donor().checkpoint,
+            Files::Planned(blueprint) => &blueprint.donor().checkpoint,
+        }
+    }
+
+    /// Where it lies; of a plan, the model that gives the embeddings.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.donor().path()
     }
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::open(self.checkpoint.folder(), self.config.vocab_size)
+        Tokenizer::open(self.donor().folder(), self.config.vocab_size)
     }
 
     /// How it wants a chat written.
     pub fn chat_template(&self) -> Result<ChatTemplate> {
-        ChatTemplate::open(self.checkpoint.folder())
+        ChatTemplate::open(self.donor().folder())
     }
 
     /// What its files say of generation.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
-        let checkpoint = &self.checkpoint;
-        GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &checkpoint.config_path())
+        let donor = self.donor();
+        GenerationConfig::read(donor.folder(), donor.config(), &donor.config_path())
     }
 
-    /// What it would take in memory.
+    /// What it would take in memory; layers that have the same bytes take them once.
     #[must_use]
     pub fn footprint(&self, arithmetic: Arithmetic) -> Footprint {
-        footprint(&self.config, arithmetic)
+        let repeated = match &self.files {
+            Files::Built { .. } => HashSet::new(),
+            Files::Unbuilt(unbuilt) => repeated(unbuilt.blueprint()),
+            Files::Planned(blueprint) => repeated(blueprint),
+        };
+        let dtype = arithmetic.dtype();
+        let bytes = |tensor: &Expected| {
+            if repeated.contains(&*tensor.name) { 0 } else { bytes_in(tensor, dtype) }
+        };
+        Footprint::new(&self.config, bytes, dtype)
     }
 
-    /// Loads its weights.
+    /// Loads its weights, which must have been wanted.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
-        let checkpoint = Arc::clone(&self.checkpoint);
-        let source = MappedWeights::open(checkpoint, arithmetic.dtype(), &place.device()?)?;
-        Model::load(self.config.clone(), &source, watch)
+        let (dtype, device, config) = (arithmetic.dtype(), place.device()?, self.config.clone());
+        match &self.files {
+            Files::Built { checkpoint, outline: None } => {
+                let source = MappedWeights::open(Arc::clone(checkpoint), dtype, &device)?;
+                Model::load(config, &source, watch)
+            }
+            Files::Unbuilt(unbuilt) => {
+                let source = UnbuiltWeights::open(Arc::clone(unbuilt), dtype, &device)?;
+                Model::load(config, &source, watch)
+            }
+            Files::Built { .. } | Files::Planned(_) => {
+                Err(Error::OutlineOnly { model: self.path().to_owned() })
+            }
+        }
     }
 }
 
@@ -151,48 +266,59 @@ pub fn load_random(
 #[must_use]
 pub fn footprint(config: &DecoderConfig, arithmetic: Arithmetic) -> Footprint {
     let dtype = arithmetic.dtype();
-    let bytes =
-        |tensor: &Expected| (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64;
-    Footprint::new(config, bytes, dtype)
+    Footprint::new(config, |tensor| bytes_in(tensor, dtype), dtype)
 }
 
-/// The path of a model, and what a user should hear of the way there.
-fn find(spec: &str, watch: &Watch) -> Result<(PathBuf, Vec<String>)> {
-    let path = Path::new(spec);
-    let is_recipe = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("toml"));
-    if is_recipe && path.is_file() {
-        return Err(Error::NotYet { path: path.to_owned(), what: "a recipe" });
-    }
-    let missing_in = match hub::locate(spec, Path::new("")) {
-        Ok(location) if location.hub.is_none() => return Ok((location.path, Vec::new())),
-        Ok(_) => None,
-        Err(checkpoint::Error::NotInCache { cache, .. }) => Some(cache),
-        Err(error) => return Err(error.into()),
-    };
-    // The cache may hold some of a model's files only: the hub knows which there are.
-    let found = fetch(spec, watch).map_err(|error| match (error, missing_in) {
-        (Error::Checkpoint(source), Some(cache)) => {
-            Error::NotOnHub { spec: spec.to_owned(), cache, source }
+fn bytes_in(tensor: &Expected, dtype: DType) -> u64 {
+    (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64
+}
+
+/// The names of new tensors whose bytes are those of an earlier one.
+fn repeated(blueprint: &Blueprint) -> HashSet<&str> {
+    let mut seen: HashMap<(usize, usize), Vec<&NewTensor>> = HashMap::new();
+    let mut repeated = HashSet::new();
+    for tensor in &blueprint.splice.tensors {
+        let alike = seen.entry((tensor.model, tensor.source)).or_default();
+        // Noise goes by the tensor's name, so that no two are alike.
+        let has_noise = tensor.change.as_ref().is_some_and(|change| !change.noises.is_empty());
+        if !has_noise && alike.iter().any(|earlier| earlier.change == tensor.change) {
+            repeated.insert(tensor.name.as_str());
+        } else {
+            alike.push(tensor);
         }
-        (error, _) => error,
-    })?;
-    let notice = found.notice.map(|error| {
-        format!("the hub could not be asked ({}); the cache's copy is used", one_line(&error))
-    });
-    Ok((found.location.path, notice.into_iter().collect()))
+    }
+    repeated
 }
 
-fn fetch(spec: &str, watch: &Watch) -> Result<hub::Found> {
-    let progress = |progress| match progress {
-        hub::Progress::Begin { doing, bytes } => watch.begin(doing, bytes, Unit::Bytes),
-        hub::Progress::Done(bytes) => (watch.progress)(Progress::Done(bytes)),
-        hub::Progress::Lost(_) | hub::Progress::Waiting(_) => {}
+/// The recipe that a model is run by, if it is one or a plan is given.
+fn recipe(spec: &Spec) -> Result<Option<Recipe>> {
+    let path = Path::new(&spec.model);
+    let is_recipe = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("toml"));
+    let draft = match (is_recipe && path.is_file(), &spec.layers) {
+        (false, None) => return Ok(None),
+        (true, _) => Draft::read(path)?,
+        (false, Some(_)) => Draft { base: Some(here(&spec.model)), ..Draft::default() },
     };
-    let hub_watch = hub::Watch { progress: &progress, is_cancelled: watch.is_cancelled };
-    let id = ModelId::parse(spec)?;
-    let found = Hub::from_env().and_then(|hub| hub.find(&id, hub_watch));
-    found.map_err(|error| match error {
-        checkpoint::Error::Hub(error) if matches!(*error, HubError::Cancelled) => Error::Cancelled,
-        error => error.into(),
-    })
+    let flags = Draft { layers: spec.layers.clone(), ..Draft::default() };
+    Ok(Some(draft.replaced_by(flags).finish()?))
+}
+
+/// A model that was named on the command line.
+fn here(model: &str) -> Source {
+    Source { spec: model.to_owned(), relative_to: PathBuf::new() }
+}
+
+/// Calls `f` with a watch that tells `watch` of what `dus` does.
+fn with_dus_watch<T>(
+    watch: &Watch,
+    f: impl FnOnce(&dus::progress::Watch) -> dus::Result<T>,
+) -> Result<T> {
+    use dus::progress::Progress;
+    let progress = |progress| match progress {
+        Progress::Begin { doing, bytes } => watch.begin(doing, bytes, Unit::Bytes),
+        Progress::Done(bytes) => watch.done(bytes),
+        Progress::Lost(_) | Progress::Waiting(_) | Progress::Syncing => {}
+    };
+    let called = f(&dus::progress::Watch { progress: &progress, is_cancelled: watch.is_cancelled });
+    called.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error.into() })
 }

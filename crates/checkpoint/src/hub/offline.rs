@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Location;
 use super::cache::Cache;
 use super::id::ModelId;
-use super::revision::{Found, Revision};
+use super::revision::{Found, Revision, Standing};
 use super::settings::Settings;
 use super::upload::{Push, Pushed, Upload};
 use super::watch::Watch;
@@ -22,6 +22,20 @@ pub struct Hub {
 #[derive(Debug)]
 pub struct Remote {
     revision: Revision,
+}
+
+/// The hash of a file that cannot be read.
+#[derive(Debug)]
+pub struct FileHash {}
+
+impl FileHash {
+    /// Nothing.
+    pub fn update(&mut self, _: &[u8]) {}
+
+    /// [`HubError::NotBuiltIn`].
+    pub fn check(self) -> Result<()> {
+        refuse("a file")
+    }
 }
 
 impl Hub {
@@ -53,6 +67,11 @@ impl Hub {
             Some(location) => Ok(Found { location, notice: None }),
             None => refuse(&id.to_string()),
         }
+    }
+
+    /// The same.
+    pub fn look_up(&self, id: &ModelId, watch: Watch) -> Result<Standing> {
+        self.find(id, watch).map(Standing::Cached)
     }
 
     /// [`HubError::NotBuiltIn`].
@@ -87,6 +106,17 @@ impl Remote {
     /// [`HubError::NotBuiltIn`].
     pub fn read_at(&self, path: &str, _: u64, _: &mut [u8], _: Watch) -> Result<()> {
         refuse(path)
+    }
+
+    /// [`HubError::NotBuiltIn`].
+    pub fn hash(&self, path: &str) -> Result<FileHash> {
+        refuse(path)
+    }
+
+    /// None.
+    #[must_use]
+    pub fn num_connections(&self) -> usize {
+        0
     }
 
     /// [`HubError::NotBuiltIn`].

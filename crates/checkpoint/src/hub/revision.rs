@@ -62,3 +62,12 @@ pub struct Found {
     /// Why the hub could not be asked whether the copy in the cache is still the newest.
     pub notice: Option<Error>,
 }
+
+/// Where a model of the hub can be read.
+#[derive(Debug)]
+pub enum Standing {
+    /// The cache has all that a build needs of it.
+    Cached(Found),
+    /// The hub, which holds this.
+    OnHub(Revision),
+}

@@ -1,5 +1,7 @@
 //! A file system in a file, mounted for as long as a test runs.
 
+#![allow(dead_code, reason = "each test that includes this file uses some of it")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;

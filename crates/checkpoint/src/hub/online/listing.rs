@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
+use super::address::without_secrets;
 use super::client::{Hub, Request};
 use super::needs::{self, Needs};
 use super::reply::{About, Reply, malformed};
 use crate::error::{Error, Result};
+use crate::hub::Location;
 use crate::hub::id::{self, ModelId};
-use crate::hub::revision::{Found, RemoteFile, Revision};
+use crate::hub::revision::{Found, RemoteFile, Revision, Standing};
 use crate::hub::watch::Watch;
 use crate::hub_error::HubError;
 
@@ -67,7 +70,12 @@ impl Hub {
         while let Some(url) = next {
             let (entries, reply): (Vec<Entry>, _) =
                 self.ask_json(&Request::get(url), about, watch)?;
-            next = next_page(&reply).filter(|next| self.is_hub(next));
+            next = next_page(&reply).map(|next| self.own(&next));
+            if let Some(next) = next.as_ref().filter(|next| !self.is_hub(next)) {
+                // A mirror must be asked for all of it: half a listing looks like a whole one.
+                let next = without_secrets(next);
+                return Err(malformed(&reply.url, format!("a next page elsewhere, {next}")));
+            }
             for entry in entries {
                 if entry.r#type == "file" {
                     files.push(remote_file(&reply, entry)?);
@@ -79,31 +87,70 @@ impl Hub {
 
     /// Brings the files of `id` that a build needs into the cache, as far as they are not there.
     ///
+    /// Where the cache has them all is [`look_up`](Self::look_up)'s to say.
+    pub fn find(&self, id: &ModelId, watch: Watch) -> Result<Found> {
+        let revision = match self.look_up(id, watch)? {
+            Standing::Cached(found) => {
+                if let (Some(now), None) = (&found.location.hub, &found.notice)
+                    && !id.is_pinned()
+                    && !self.settings().offline
+                {
+                    self.cache()?.note(&now.repo, &id.revision, &now.commit)?;
+                }
+                return Ok(found);
+            }
+            Standing::OnHub(revision) => revision,
+        };
+        let needs = self.needs(&revision, watch)?;
+        let dir = self.fetch(&revision, &|path| needs.contain(path), watch)?;
+        let location = Location { path: dir, hub: Some(revision.hub_id()) };
+        Ok(Found { location, notice: None })
+    }
+
+    /// Says whether the cache has all of `id` that a build needs, or else what the hub holds.
+    ///
     /// A whole copy of a commit is used as it is. For a branch or tag the hub is asked whether it
     /// moved; where the hub cannot be asked, a whole copy in the cache answers, with a notice. With
     /// `HF_HUB_OFFLINE` the cache is all there is.
-    pub fn find(&self, id: &ModelId, watch: Watch) -> Result<Found> {
-        let cached = self.cache()?.snapshot(id);
+    pub fn look_up(&self, id: &ModelId, watch: Watch) -> Result<Standing> {
+        let cache = self.cache();
+        let cached = cache.as_ref().ok().and_then(|cache| cache.snapshot(id));
         if self.settings().offline {
+            cache?;
             let location = cached.ok_or_else(|| HubError::Offline { what: id.to_string() })?;
-            return Ok(Found { location, notice: None });
+            return Ok(Standing::Cached(Found { location, notice: None }));
         }
         let cached = cached.filter(|cached| is_whole(id, &cached.path));
         let revision = match cached {
-            Some(location) if id.is_pinned() => return Ok(Found { location, notice: None }),
+            Some(location) if id.is_pinned() && has_tokenizer(&location.path) => {
+                return Ok(Standing::Cached(Found { location, notice: None }));
+            }
             Some(location) => match self.impatient().resolve(id, watch) {
                 Ok(revision) => revision,
                 Err(Error::Hub(error)) if error.cache_may_answer() => {
-                    return Ok(Found { location, notice: Some(Error::Hub(error)) });
+                    let notice = Some(Error::Hub(error));
+                    return Ok(Standing::Cached(Found { location, notice }));
                 }
                 Err(error) => return Err(error),
             },
             None => self.resolve(id, watch)?,
         };
-        let needs = self.needs(&revision, watch)?;
-        let dir = self.fetch(&revision, &|path| needs.contain(path), watch)?;
-        let location = crate::hub::Location { path: dir, hub: Some(revision.hub_id()) };
-        Ok(Found { location, notice: None })
+        Ok(match self.cached(&revision) {
+            Some(location) => Standing::Cached(Found { location, notice: None }),
+            None => Standing::OnHub(revision),
+        })
+    }
+
+    /// The snapshot of `revision`, if it has every file that a build needs.
+    fn cached(&self, revision: &Revision) -> Option<Location> {
+        let cache = self.cache().ok()?;
+        let path = cache.snapshot_dir(&revision.repo, &revision.commit);
+        let paths: BTreeSet<String> = revision.files.iter().map(|f| f.path.clone()).collect();
+        let needs = needs::needs(&revision.repo, &paths, &|name| read(&path.join(name))).ok()?;
+        let mut needed = paths.iter().filter(|file| needs.contain(file));
+        // A link to a blob that is gone is no file.
+        let is_whole = needed.all(|file| path.join(file).exists());
+        is_whole.then(|| Location { path, hub: Some(revision.hub_id()) })
     }
 
     /// Says which files a build needs; config and index are fetched for it.
@@ -111,8 +158,7 @@ impl Hub {
         let paths = revision.files.iter().map(|file| file.path.clone()).collect();
         needs::needs(&revision.repo, &paths, &|name| {
             let dir = self.fetch_files(revision, &|path| path == name, watch)?;
-            let path = dir.join(name);
-            fs::read(&path).map_err(|e| Error::io(&path, "read", e))
+            read(&dir.join(name))
         })
     }
 
@@ -131,8 +177,8 @@ pub(super) fn encode_part(text: &str) -> String {
     utf8_percent_encode(text, PART).to_string()
 }
 
-/// Whether the snapshot at `dir` has all that a build needs.
-fn is_whole(id: &ModelId, dir: &std::path::Path) -> bool {
+/// Whether the snapshot at `dir` has config and weights; which other files there are, only the hub knows.
+fn is_whole(id: &ModelId, dir: &Path) -> bool {
     let mut paths = BTreeSet::new();
     let Ok(entries) = dir.read_dir() else { return false };
     for entry in entries.flatten() {
@@ -141,11 +187,22 @@ fn is_whole(id: &ModelId, dir: &std::path::Path) -> bool {
             paths.insert(entry.file_name().to_string_lossy().into_owned());
         }
     }
-    let read = |name: &str| {
-        let path = dir.join(name);
-        fs::read(&path).map_err(|e| Error::io(&path, "read", e))
-    };
+    let read = |name: &str| read(&dir.join(name));
     paths.contains("config.json") && needs::needs(&id.repo, &paths, &read).is_ok()
+}
+
+/// Whether a snapshot was fetched with what stands beside the weights.
+///
+/// No listing says so where the hub is not asked. Python's `AutoModel` alone leaves a snapshot without.
+fn has_tokenizer(dir: &Path) -> bool {
+    let Ok(entries) = dir.read_dir() else { return false };
+    entries.flatten().any(|entry| {
+        entry.file_name().to_string_lossy().starts_with("tokenizer") && entry.path().exists()
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io(path, "read", e))
 }
 
 fn remote_file(reply: &Reply, entry: Entry) -> Result<RemoteFile> {
