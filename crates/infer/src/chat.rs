@@ -106,8 +106,10 @@ impl Lines {
     /// The next line that says something; `None` at the end.
     fn next(&mut self, terminal: &Terminal) -> Result<Option<String>> {
         loop {
+            // One that came as the answer ended was meant for the answer.
+            terminal.forget_interrupt();
             let line = match self {
-                Self::Typed(editor) => match editor.readline("> ") {
+                Self::Typed(editor) => match terminal.wait_for(|| editor.readline("> ")) {
                     Ok(line) => {
                         editor.add_history_entry(&line).map_err(not_read)?;
                         line
@@ -119,7 +121,7 @@ impl Lines {
                 },
                 Self::Read => {
                     let mut line = String::new();
-                    let read = io::stdin().lock().read_line(&mut line);
+                    let read = terminal.wait_for(|| io::stdin().lock().read_line(&mut line));
                     if read.map_err(|error| not_read(ReadlineError::Io(error)))? == 0 {
                         return Ok(None);
                     }

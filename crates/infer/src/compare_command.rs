@@ -88,8 +88,9 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     let max_tokens = args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).min(positions);
     for sample in &mut samples {
         if sample.len() > max_tokens {
-            let (all, notes) = (sample.len(), "tokens are compared");
-            chosen::told(&args.run, &[format!("the first {max_tokens} of {all} {notes}")]);
+            let all = sample.len();
+            let note = format!("the first {max_tokens} of {all} tokens are compared");
+            chosen::told(&args.run, &[note]);
             sample.truncate(max_tokens);
         }
     }

@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 pub(crate) struct Terminal {
     signal: Arc<AtomicUsize>,
     asked: Arc<AtomicBool>,
+    waits: Arc<AtomicBool>,
     bar: ProgressBar,
     bytes: ProgressStyle,
     tokens: ProgressStyle,
@@ -25,11 +26,14 @@ impl Terminal {
     pub(crate) fn new() -> io::Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
         let asked = Arc::new(AtomicBool::new(false));
+        let waits = Arc::new(AtomicBool::new(false));
         for number in [SIGINT, SIGTERM] {
             if number == SIGINT {
                 // The second ^C ends the process, whatever it waits for.
                 signal_hook::flag::register_conditional_default(number, Arc::clone(&asked))?;
             }
+            // A read goes on after a signal: what waits for a user ends at once, and loses nothing.
+            signal_hook::flag::register_conditional_default(number, Arc::clone(&waits))?;
             signal_hook::flag::register(number, Arc::clone(&asked))?;
             let value = usize::try_from(number).map_err(io::Error::other)?;
             signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
@@ -38,6 +42,7 @@ impl Terminal {
         Ok(Self {
             signal,
             asked,
+            waits,
             // Shown on stderr, and only where that is a terminal.
             bar: ProgressBar::no_length(),
             bytes: style("{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes}")?,
@@ -49,6 +54,14 @@ impl Terminal {
     pub(crate) fn signal(&self) -> Option<u8> {
         let signal = self.signal.load(Ordering::Relaxed);
         (signal != 0).then(|| u8::try_from(signal).unwrap_or(u8::MAX))
+    }
+
+    /// Calls `read`, which waits for a user; a signal ends the process meanwhile.
+    pub(crate) fn wait_for<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.waits.store(true, Ordering::Relaxed);
+        let read = read();
+        self.waits.store(false, Ordering::Relaxed);
+        read
     }
 
     /// Goes on after ^C, and says whether it was that.

@@ -1,8 +1,10 @@
 //! `infer chat`, and `--chat`.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -261,6 +263,28 @@ fn an_interrupt_stops_the_answer_and_not_the_program() {
     assert_eq!(output.status.code(), Some(143), "{output:?}");
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(stderr.matches("note: stopped").count(), 2, "{stderr}");
+}
+
+#[test]
+fn a_signal_ends_a_program_that_waits() {
+    for (name, number) in [("INT", 2), ("TERM", 15)] {
+        let mut child = program()
+            .args(["chat", &tiny(), "--max-new-tokens", "1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"In the beginning\n").unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut String::new()).unwrap();
+        // After its answer it reads again, very soon.
+        std::thread::sleep(Duration::from_millis(300));
+        let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
+    }
 }
 
 #[test]
