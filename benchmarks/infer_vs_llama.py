@@ -15,6 +15,7 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import time
 
 import llama_cpp
@@ -103,6 +104,8 @@ def main():
         for number in range(args.rounds + 1):
             found = llama.rates(prompt, args.new)
             own = infer(args.infer, other or path, prompt, args.new, args.threads, extra)
+            rounded = [f"{rate:.1f}" for rate in (*own, *found)]
+            print(f"round {number}: infer {rounded[:2]}, llama.cpp {rounded[2:]}", file=sys.stderr)
             # The first round brings the files into memory.
             if number > 0:
                 theirs.append(found)

@@ -14,8 +14,10 @@ use super::x86;
 use crate::dot::dot;
 use crate::instructions::Instructions;
 
-/// Rows that are multiplied together: as many sums as registers hold, then fewer.
+/// Rows that are multiplied together where there are 32 registers of sums.
+#[cfg(target_arch = "x86_64")]
 const MANY: usize = 12;
+/// The same elsewhere, and of those that are left.
 const SOME: usize = 4;
 
 /// Elements of a matrix below which one thread is done before another is awake.
