@@ -7,6 +7,7 @@
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`]: which tensors such a decoder has
+//! - [`placement`], [`device`]: which of them go to a GPU, and what there is
 //! - `dot`, [`weight`], `numbers`, [`source`]: matrices, and where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
@@ -19,6 +20,7 @@ pub mod anatomy;
 mod attention;
 pub mod cache;
 pub mod config;
+pub mod device;
 mod dot;
 pub mod error;
 mod family;
@@ -30,6 +32,7 @@ mod layer;
 pub mod model;
 mod numbers;
 pub mod open;
+pub mod placement;
 pub mod progress;
 mod random;
 pub mod rope;

@@ -11,10 +11,11 @@ use std::time::Instant;
 use clap::Parser;
 use infer::generate::{self, Request, Step, Stop};
 use infer::open::Opened;
+use infer::progress::Watch;
 use infer::score::{self, Text};
 use infer::tokenizer::Tokenizer;
 use infer::windows::Rule;
-use infer::{Error, Result, sampling};
+use infer::{Error, Model, Result, sampling};
 use serde_json::json;
 
 use crate::cli::{Cli, Command, GenerateArgs, LogitsArgs, RunArgs, ScoreArgs, TokensArgs};
@@ -66,7 +67,7 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = open(&args.model, &args.run, terminal)?;
     let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    let model = load(&opened, &args.run, prompt.len(), &progress.watch())?;
     terminal.clear();
     told(&args.run, model.notes());
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
@@ -88,7 +89,9 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let request = input::request(args, &opened.generation_config()?, prompt.len())?;
     request.sampling.check(opened.config.vocab_size)?;
     let begin = Instant::now();
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    let positions = prompt.len() + request.max_new_tokens;
+    let positions = positions.min(opened.config.max_position_embeddings) * request.num_sequences;
+    let model = load(&opened, &args.run, positions, &progress.watch())?;
     let load = begin.elapsed();
     terminal.clear();
     told(&args.run, model.notes());
@@ -186,8 +189,9 @@ fn score_one(
     }
     let positions = opened.config.max_position_embeddings;
     let rule = rule(args, positions)?;
-    rule.cut(text.ids.len(), text.bos.is_some())?;
-    let model = opened.load(args.run.arithmetic(), args.run.device, &progress.watch())?;
+    let windows = rule.cut(text.ids.len(), text.bos.is_some())?;
+    let positions = windows.iter().map(|window| window.tokens.len() + 1).max().unwrap_or(1);
+    let model = load(&opened, &args.run, positions, &progress.watch())?;
     terminal.clear();
     told(&args.run, model.notes());
     let score = score::score(&model, &text, rule, &progress.watch())?;
@@ -239,6 +243,16 @@ fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
     terminal.clear();
     told(args, &opened.notes);
     Ok(opened)
+}
+
+/// Loads a model with room for `positions`, and tells first where it goes if that is not the processor.
+fn load(opened: &Opened, args: &RunArgs, positions: usize, watch: &Watch) -> Result<Model> {
+    let placing = args.placing();
+    let plan = opened.plan(placing, positions)?;
+    if plan.memory.gpu.is_some() && !args.quiet {
+        terminal::to_stderr(&plan.table());
+    }
+    opened.load_placed(placing, &plan, watch)
 }
 
 fn told(args: &RunArgs, notes: &[String]) {

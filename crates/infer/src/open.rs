@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use checkpoint::Checkpoint;
 use checkpoint::hub::{self, Hub, HubError, ModelId};
+use checkpoint::{Checkpoint, Dtype, Encoding};
 
+use crate::anatomy::EMBEDDING;
 use crate::config::DecoderConfig;
+use crate::device::{self, Devices};
 use crate::error::{Error, Result, one_line};
 use crate::generation_config::GenerationConfig;
 use crate::model::Model;
+use crate::placement::{self, GpuLayers, Memory, Needs, Plan};
 use crate::progress::{Progress, Unit, Watch};
 use crate::source::MappedWeights;
 use crate::tokenizer::Tokenizer;
@@ -18,7 +21,7 @@ use crate::tokenizer::Tokenizer;
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32 on the CPU.
+    /// f32 on the CPU; on a GPU f16 or bf16 if the model is stored so, and f32 if not.
     #[default]
     Auto,
     /// 32 bits.
@@ -29,41 +32,26 @@ pub enum Arithmetic {
     BF16,
 }
 
-/// Where a model runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Place {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// A GPU of NVIDIA's, by its number.
-    Cuda(usize),
-    /// A GPU of Apple's.
-    Metal,
+pub use crate::device::Place;
+
+/// What is asked of a model's place and arithmetic.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Placing {
+    /// The type of the arithmetic.
+    pub arithmetic: Arithmetic,
+    /// The device.
+    pub place: Place,
+    /// How many layers go there.
+    pub gpu_layers: GpuLayers,
 }
 
 impl Arithmetic {
-    fn dtype(self) -> DType {
+    fn dtype(self, device: &Device, stored: Dtype) -> DType {
         match self {
-            Self::Auto | Self::F32 => DType::F32,
+            Self::Auto => device::default_dtype(device, stored),
+            Self::F32 => DType::F32,
             Self::F16 => DType::F16,
             Self::BF16 => DType::BF16,
-        }
-    }
-}
-
-impl Place {
-    /// The device; the error says why there is none.
-    pub fn device(self) -> Result<Device> {
-        let without = |device: String| Error::NoDevice {
-            device,
-            reason: "this infer was built for the CPU".to_owned(),
-        };
-        match self {
-            Self::Auto | Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => Err(without(format!("cuda:{number}"))),
-            Self::Metal => Err(without("metal".to_owned())),
         }
     }
 }
@@ -102,11 +90,44 @@ impl Opened {
         GenerationConfig::read(checkpoint.folder(), checkpoint.config(), &checkpoint.config_path())
     }
 
-    /// Loads its weights.
+    /// Decides what goes where: `positions` are those of all sequences that are to run at once.
+    ///
+    /// Errors are those of a device that is not there, and of layers that do not fit it.
+    pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
+        let device = placing.place.device()?;
+        let element_bytes = self.dtype(placing.arithmetic, &device).size_in_bytes();
+        let weight_bytes =
+            |_: &str, shape: &[usize]| (shape.iter().product::<usize>() * element_bytes) as u64;
+        let needs =
+            Needs::of(&self.config, positions, element_bytes, &weight_bytes, &|layer| layer);
+        let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
+        let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
+        placement::plan(&needs, &memory, placing.gpu_layers)
+    }
+
+    /// Loads its weights, as `plan` has it.
+    pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
+        let device = placing.place.device()?;
+        let dtype = self.dtype(placing.arithmetic, &device);
+        let source = MappedWeights::open(Arc::clone(&self.checkpoint), dtype)?;
+        Model::load(self.config.clone(), &source, Devices::of(plan, &device), watch)
+    }
+
+    /// Loads its weights, as many as fit `place` and the rest on the processor, with room for one
+    /// sequence of all positions.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
-        let checkpoint = Arc::clone(&self.checkpoint);
-        let source = MappedWeights::open(checkpoint, arithmetic.dtype(), &place.device()?)?;
-        Model::load(self.config.clone(), &source, watch)
+        let placing = Placing { arithmetic, place, gpu_layers: GpuLayers::Auto };
+        let plan = self.plan(placing, self.config.max_position_embeddings)?;
+        self.load_placed(placing, &plan, watch)
+    }
+
+    /// The type of the arithmetic on `device`: the embedding's stands for what is stored.
+    fn dtype(&self, arithmetic: Arithmetic, device: &Device) -> DType {
+        let stored = match self.checkpoint.tensor(EMBEDDING).map(|tensor| tensor.encoding) {
+            Some(Encoding::Plain(stored)) => stored,
+            _ => Dtype::F16,
+        };
+        arithmetic.dtype(device, stored)
     }
 }
 

@@ -23,9 +23,6 @@ pub trait WeightSource: Sync {
     /// The type of the arithmetic.
     fn dtype(&self) -> DType;
 
-    /// Where the tensors go.
-    fn device(&self) -> &Device;
-
     /// The names of all tensors, in the order of the files.
     fn names(&self) -> Vec<&str>;
 
@@ -35,11 +32,11 @@ pub trait WeightSource: Sync {
     /// The bytes of a tensor as it is stored; 0 where there is none of this name.
     fn stored_bytes(&self, name: &str) -> u64;
 
-    /// A matrix to multiply by.
-    fn matrix(&self, name: &str) -> Result<Weight>;
+    /// A matrix to multiply by, on `device`.
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight>;
 
-    /// A norm's weight or a bias, in the type of the arithmetic.
-    fn vector(&self, name: &str) -> Result<Tensor>;
+    /// A norm's weight or a bias, in the type of the arithmetic, on `device`.
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor>;
 
     /// Whether two tensors are the same numbers, stored in the same way.
     fn are_equal(&self, name: &str, other: &str) -> Result<bool>;
@@ -51,12 +48,11 @@ pub struct MappedWeights {
     checkpoint: Arc<Checkpoint>,
     files: Vec<Mmap>,
     dtype: DType,
-    device: Device,
 }
 
 impl MappedWeights {
-    /// Maps the files of `checkpoint`; tensors will be of `dtype`, on `device`.
-    pub fn open(checkpoint: Arc<Checkpoint>, dtype: DType, device: &Device) -> Result<Self> {
+    /// Maps the files of `checkpoint`; tensors will be of `dtype`.
+    pub fn open(checkpoint: Arc<Checkpoint>, dtype: DType) -> Result<Self> {
         let mut files = Vec::new();
         for file in checkpoint.files() {
             let io = |source| Error::Io { path: file.path.clone(), doing: "read", source };
@@ -71,7 +67,7 @@ impl MappedWeights {
             let _ = map.advise(memmap2::Advice::WillNeed);
             files.push(map);
         }
-        Ok(Self { checkpoint, files, dtype, device: device.clone() })
+        Ok(Self { checkpoint, files, dtype })
     }
 
     /// The stored bytes of a tensor.
@@ -93,21 +89,22 @@ impl MappedWeights {
         })
     }
 
-    /// A tensor in the type of the arithmetic: its bytes are read once, and converted as they are.
-    fn tensor(&self, name: &str) -> Result<Tensor> {
+    /// A tensor in the type of the arithmetic: its bytes are read once, and converted as they are,
+    /// before they go to `device`.
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let unsupported = || Error::Encoding { tensor: name.to_owned(), encoding: entry.encoding };
         let bytes = self.bytes(entry)?;
         let Encoding::Plain(stored) = entry.encoding else { return Err(unsupported()) };
         let shape = entry.shape.as_slice();
         let tensor = match (stored, self.dtype) {
-            (Dtype::BF16, DType::BF16) => {
-                Tensor::from_vec(numbers::bf16(bytes), shape, &self.device)?
-            }
-            (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, &self.device)?,
+            (Dtype::BF16, DType::BF16) => Tensor::from_vec(numbers::bf16(bytes), shape, device)?,
+            (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, device)?,
             _ => {
                 let widened = numbers::widen(stored, bytes).ok_or_else(unsupported)?;
-                Tensor::from_vec(widened, shape, &self.device)?.to_dtype(self.dtype)?
+                let tensor =
+                    Tensor::from_vec(widened, shape, &Device::Cpu)?.to_dtype(self.dtype)?;
+                tensor.to_device(device)?
             }
         };
         Ok(tensor)
@@ -123,10 +120,6 @@ impl WeightSource for MappedWeights {
         self.dtype
     }
 
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
     fn names(&self) -> Vec<&str> {
         self.checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()).collect()
     }
@@ -139,12 +132,12 @@ impl WeightSource for MappedWeights {
         self.checkpoint.tensor(name).map_or(0, checkpoint::Tensor::bytes)
     }
 
-    fn matrix(&self, name: &str) -> Result<Weight> {
-        self.tensor(name).map(Weight::Dense)
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {
+        self.tensor(name, device).map(Weight::Dense)
     }
 
-    fn vector(&self, name: &str) -> Result<Tensor> {
-        self.tensor(name)
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
+        self.tensor(name, device)
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
