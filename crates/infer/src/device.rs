@@ -148,56 +148,13 @@ impl Devices {
     }
 }
 
-/// What needs candle's CUDA backend to be compiled in.
 #[cfg(feature = "cuda")]
-mod cuda {
-    use candle_core::Device;
-    use candle_core::cuda_backend::cudarc::driver::CudaContext;
-
-    /// One stream for all threads: candle's own choice, a stream for each thread, makes products wait
-    /// for each other where they come from the threads of a pool.
-    pub(super) fn open(number: usize) -> Result<Device, String> {
-        let count = CudaContext::device_count().map_err(|error| {
-            format!("NVIDIA's driver is not there, or does not answer ({error})")
-        })?;
-        if number >= usize::try_from(count).unwrap_or(0) {
-            return Err(format!("this machine has {count} of NVIDIA's GPUs, numbered from 0"));
-        }
-        let device =
-            Device::new_cuda_with_stream(number).map_err(|error| crate::error::one_line(&error))?;
-        if let Device::Cuda(cuda) = &device {
-            #[expect(
-                unsafe_code,
-                reason = "events between streams cost time, and there is one stream"
-            )]
-            // SAFETY: every tensor of this device is made, used and freed in the one stream of this
-            // handle, in order; no other stream is made.
-            unsafe {
-                cuda.disable_event_tracking();
-            }
-        }
-        Ok(device)
-    }
-
-    pub(super) fn free_bytes(device: &Device) -> Option<u64> {
-        let Device::Cuda(cuda) = device else { return None };
-        let (free, _total) = cuda.cuda_stream().context().mem_get_info().ok()?;
-        Some(free as u64)
-    }
-}
-
+mod cuda;
+#[cfg(feature = "cuda")]
+mod libraries;
 #[cfg(not(feature = "cuda"))]
-mod cuda {
-    use candle_core::Device;
-
-    pub(super) fn open(_: usize) -> Result<Device, String> {
-        Err("this infer was built without it".to_owned())
-    }
-
-    pub(super) fn free_bytes(_: &Device) -> Option<u64> {
-        None
-    }
-}
+#[path = "device/no_cuda.rs"]
+mod cuda;
 
 #[cfg(test)]
 mod tests {

@@ -53,7 +53,7 @@ fn all_of_solar_in_f16_is_refused_on_a_t4_with_what_fits() {
     let error = plan(&needs, &t4(), GpuLayers::Count(48)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "layers 0..48 need 21.36 GiB on cuda:0, which has 14.55 GiB free"
+        "layers 0..48 need 21.35 GiB on cuda:0, which has 14.55 GiB free"
     );
     let hint = error.hint().unwrap();
     for fits in ["--quantize q8_0", "--quantize q4_k", "--gpu-layers auto", "unbuilt"] {
@@ -97,5 +97,12 @@ fn a_large_gpu_takes_all_and_no_gpu_takes_nothing() {
 #[test]
 fn the_table_names_devices_and_what_is_free() {
     let plan = plan(&solar(48, 4096, |layer| layer), &t4(), GpuLayers::Count(20)).unwrap();
-    assert_eq!(plan.table(), "placement, with room for 4096 positions:\n");
+    assert_eq!(
+        plan.table(),
+        "\
+placement, with room for 4096 positions:
+  cuda:0  layers 28..48, head: 8.37 GiB weights + 0.31 GiB cache + 0.86 GiB work = 9.54 GiB of 14.55 GiB free
+  cpu     embedding, layers 0..28: 11.62 GiB weights + 0.44 GiB cache + 0.32 GiB work = 12.38 GiB of 12.00 GiB free
+"
+    );
 }

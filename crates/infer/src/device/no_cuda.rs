@@ -1,0 +1,11 @@
+//! What a build without CUDA says of it.
+
+use candle_core::Device;
+
+pub(super) fn open(_: usize) -> Result<Device, String> {
+    Err("this infer was built without it".to_owned())
+}
+
+pub(super) fn free_bytes(_: &Device) -> Option<u64> {
+    None
+}
