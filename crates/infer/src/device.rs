@@ -150,11 +150,14 @@ impl Devices {
 
 #[cfg(feature = "cuda")]
 mod cuda;
-#[cfg(feature = "cuda")]
-mod libraries;
 #[cfg(not(feature = "cuda"))]
 #[path = "device/no_cuda.rs"]
 mod cuda;
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+mod libraries;
+#[cfg(all(feature = "cuda", not(all(target_os = "linux", target_arch = "x86_64"))))]
+#[path = "device/linked_libraries.rs"]
+mod libraries;
 
 #[cfg(test)]
 mod tests {

@@ -97,6 +97,16 @@ impl MappedWeights {
         let bytes = self.bytes(entry)?;
         let Encoding::Plain(stored) = entry.encoding else { return Err(unsupported()) };
         let shape = entry.shape.as_slice();
+        let as_stored = match stored {
+            Dtype::BF16 => Some(DType::BF16),
+            Dtype::F16 => Some(DType::F16),
+            Dtype::F32 => Some(DType::F32),
+            _ => None,
+        };
+        // A GPU's driver copies out of the file's pages, which another copy here would only delay.
+        if as_stored == Some(self.dtype) && !device.is_cpu() {
+            return Ok(Tensor::from_raw_buffer(bytes, self.dtype, shape, device)?);
+        }
         let tensor = match (stored, self.dtype) {
             (Dtype::BF16, DType::BF16) => Tensor::from_vec(numbers::bf16(bytes), shape, device)?,
             (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, device)?,

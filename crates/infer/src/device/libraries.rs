@@ -6,7 +6,9 @@
 //! library and fills its slot. A program with CUDA in it so starts on machines without.
 //!
 //! A function that is missing in the list is linked as before: then the program needs that library to
-//! start, and `scripts/check_cuda.sh` says so.
+//! start, and `scripts/needed_libraries.sh` says so.
+
+#![expect(unsafe_code, reason = "functions of other libraries have no other form")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
