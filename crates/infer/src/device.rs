@@ -37,8 +37,15 @@ impl Place {
     }
 }
 
+/// Why [`Place::Auto`] is the processor, where a GPU could be used.
+#[must_use]
+pub fn why_no_gpu() -> Option<String> {
+    let failed = || open_cuda(0).err().map(|error| error.to_string());
+    candle_core::utils::cuda_is_available().then(failed).flatten()
+}
+
 fn missing(device: &str) -> Error {
-    let reason = "this infer was built without it".to_owned();
+    let reason = "this infer was built for the CPU".to_owned();
     Error::NoDevice { device: device.to_owned(), reason }
 }
 

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use infer::device;
 use infer::generate::{self, Request, Step, Stop};
-use infer::open::Opened;
+use infer::open::{Opened, Place};
 use infer::progress::Watch;
 use infer::score::{self, Text};
 use infer::tokenizer::Tokenizer;
@@ -251,6 +252,10 @@ fn load(opened: &Opened, args: &RunArgs, positions: usize, watch: &Watch) -> Res
     let plan = opened.plan(placing, positions)?;
     if plan.memory.gpu.is_some() && !args.quiet {
         terminal::to_stderr(&plan.table());
+    }
+    if args.device == Place::Auto {
+        let notes = device::why_no_gpu().map(|reason| format!("{reason}; the cpu is used"));
+        told(args, &notes.into_iter().collect::<Vec<_>>());
     }
     opened.load_placed(placing, &plan, watch)
 }

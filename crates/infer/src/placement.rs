@@ -22,6 +22,9 @@ pub(crate) const MAX_CPU_SCORES: usize = 8 << 20;
 /// What a GPU's driver and cuBLAS take when kernels first run, and what gaps between tensors come to.
 const RESERVE: u64 = 448 << 20;
 
+/// Types that weights can be rounded to at load, and the bytes of 256 weights.
+const QUANTISED: [(&str, u64); 2] = [("q8_0", 8 * 34), ("q4_k", 144)];
+
 /// How many layers go to the GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GpuLayers {
@@ -41,6 +44,8 @@ pub struct Needs {
     pub head: u64,
     /// Whether the head is the embedding.
     pub is_tied: bool,
+    /// The number of weights, those that are shared counted once.
+    pub parameters: u64,
     /// The layers, the first one first.
     pub layers: Vec<LayerNeeds>,
     /// The keys and values of a layer.
@@ -80,6 +85,7 @@ impl Needs {
             embedding: 0,
             head: 0,
             is_tied: config.tie_word_embeddings,
+            parameters: 0,
             layers: (0..config.num_hidden_layers)
                 .map(|layer| LayerNeeds { weights: 0, same_as: same_as(layer) })
                 .collect(),
@@ -91,11 +97,15 @@ impl Needs {
         };
         for tensor in anatomy::expected(config) {
             let bytes = weight_bytes(&tensor.name, &tensor.shape);
+            let layer = anatomy::layer_of(&tensor.name);
+            if layer.is_none_or(|layer| needs.layers[layer].same_as == layer) {
+                needs.parameters += tensor.shape.iter().product::<usize>() as u64;
+            }
             match tensor.name.as_str() {
                 EMBEDDING => needs.embedding += bytes,
                 HEAD | NORM => needs.head += bytes,
-                name => {
-                    if let Some(layer) = anatomy::layer_of(name) {
+                _ => {
+                    if let Some(layer) = layer {
                         needs.layers[layer].weights += bytes;
                     }
                 }
@@ -222,11 +232,13 @@ fn most_that_fits(needs: &Needs, memory: &Memory) -> Plan {
 /// What of a model fits a GPU that does not hold all of it, as advice.
 fn what_fits(needs: &Needs, memory: &Memory) -> Vec<String> {
     let mut fits = Vec::new();
-    // Bits of a weight: 32 weights of 8 bits and a scale of 16; 256 of 4 bits and what scales them.
-    for (name, bits) in [("q8_0", 8.5), ("q4_k", 4.5)] {
-        let whole = Plan::new(&needs.quantised(bits), memory, needs.layers.len(), false);
-        if whole.fits() {
-            fits.push(format!("--quantize {name} takes {} there", gib(whole.gpu.total())));
+    let whole = Plan::new(needs, memory, needs.layers.len(), true).gpu;
+    let free = memory.gpu.as_ref().and_then(|(_, free)| *free).unwrap_or(0);
+    for (name, block_bytes) in QUANTISED {
+        let weights = needs.parameters * block_bytes / 256;
+        let total = whole.total() - whole.weights + weights;
+        if weights < whole.weights && total <= free {
+            fits.push(format!("--quantize {name} takes {} there", gib(total)));
         }
     }
     fits.push("an up-scaled model that is run unbuilt takes its base's memory".to_owned());
@@ -317,21 +329,6 @@ impl Plan {
             let _ = writeln!(text, "  for all of it on the GPU: {advice}");
         }
         text
-    }
-}
-
-impl Needs {
-    /// As it would be with weights of `bits` each, from weights of 16.
-    #[must_use]
-    pub fn quantised(&self, bits: f64) -> Self {
-        let scaled = |bytes: u64| (bytes as f64 * bits / 16.0) as u64;
-        let mut needs = self.clone();
-        needs.embedding = scaled(self.embedding);
-        needs.head = scaled(self.head);
-        for layer in &mut needs.layers {
-            layer.weights = scaled(layer.weights);
-        }
-        needs
     }
 }
 

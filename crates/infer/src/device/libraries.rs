@@ -5,8 +5,8 @@
 //! defined here, where the linker looks first, as jumps through a table; the first call of each opens its
 //! library and fills its slot. A program with CUDA in it so starts on machines without.
 //!
-//! A function that is missing in the list is linked as before: then the program needs that library to
-//! start, and `scripts/needed_libraries.sh` says so.
+//! A function that is missing in the list is linked as before: the program then needs its library to
+//! start, and `readelf -d` shows it.
 
 #![expect(unsafe_code, reason = "functions of other libraries have no other form")]
 

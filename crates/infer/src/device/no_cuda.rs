@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 pub(super) fn open(_: usize) -> Result<Device, String> {
-    Err("this infer was built without it".to_owned())
+    Err("this infer was built for the CPU".to_owned())
 }
 
 pub(super) fn free_bytes(_: &Device) -> Option<u64> {
