@@ -7,7 +7,7 @@
 //! best token is the same, how far apart f32's two best are where it is not, and how far apart logits
 //! are. What else must not matter is checked on the way: tokens one by one, and two sequences at once.
 
-use infer::open::{Arithmetic, Opened, Place, Placing};
+use infer::open::{Arithmetic, Opened, Place, Placing, Spec, Wanted};
 use infer::placement::GpuLayers;
 use infer::progress::Watch;
 use infer::{Model, Result, Sequence};
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     };
     let ids: Vec<u32> = serde_json::from_slice(&std::fs::read(ids).expect("IDS.json is there"))
         .expect("IDS.json is a list of tokens");
-    let opened = Opened::find(model, &Watch::nobody())?;
+    let opened = Opened::find(&Spec::new(model), Wanted::Weights, &Watch::nobody())?;
     let positions = ids.len() + 64;
     let load = |placing: Placing| {
         opened.load_placed(placing, &opened.plan(placing, positions)?, &Watch::nobody())

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p infer --example next_token -- examples/tiny-mistral-32l 'In the beginning'
 
-use infer::open::{Arithmetic, Opened, Place};
+use infer::open::{Arithmetic, Opened, Place, Spec, Wanted};
 use infer::progress::Watch;
 use infer::sampling;
 
@@ -13,7 +13,7 @@ fn main() -> infer::Result<()> {
     let prompt = args.next().unwrap_or_else(|| "In the beginning".to_owned());
 
     let watch = Watch::nobody();
-    let opened = Opened::find(&model, &watch)?;
+    let opened = Opened::find(&Spec::new(&model), Wanted::Weights, &watch)?;
     let tokenizer = opened.tokenizer()?;
     let model = opened.load(Arithmetic::Auto, Place::Auto, &watch)?;
 

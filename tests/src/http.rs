@@ -86,6 +86,8 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
     /// The connection is closed after so many bytes of the body.
     pub(crate) drop_after: Option<usize>,
+    /// Nothing comes after so many bytes of the body, until the other side goes away.
+    pub(crate) stall_after: Option<usize>,
     /// A pause after each 4 KiB.
     pub(crate) pause: Option<Duration>,
     /// What the header says of the body's length, if it is not the truth.
@@ -109,7 +111,7 @@ impl Answer {
 
     /// How much of the body is to be sent.
     pub(crate) fn to_send(&self, head_only: bool) -> usize {
-        let end = self.drop_after.unwrap_or(usize::MAX).min(self.body.len());
+        let end = self.drop_after.or(self.stall_after).unwrap_or(usize::MAX).min(self.body.len());
         if head_only { 0 } else { end }
     }
 
@@ -132,6 +134,11 @@ impl Answer {
             if let Some(pause) = self.pause {
                 thread::sleep(pause);
             }
+        }
+        if self.stall_after.is_some_and(|after| after < self.body.len()) {
+            // Whoever waits for an answer sends nothing; the read ends when it hangs up.
+            let _ = stream.read(&mut [0]);
+            return (sent, false);
         }
         (sent, end == self.body.len() && length == self.body.len())
     }

@@ -37,10 +37,14 @@ pub enum Fault {
     Longer(usize),
     /// A pause after each 4 KiB.
     Slow(Duration),
+    /// Nothing comes after so many bytes of the body, and the connection stays open.
+    Stall(usize),
     /// This status, with these headers.
     Status(u16, Vec<(&'static str, &'static str)>),
     /// Another file's hash, in the hub's own answer.
     OtherFile,
+    /// The next page of a listing is said to be at another address than the hub's.
+    NextPageAt(&'static str),
 }
 
 /// Which of the two hosts.
@@ -79,6 +83,7 @@ struct Rule {
     host: Host,
     part_of_target: String,
     fault: Fault,
+    spared: usize,
     times: usize,
 }
 
@@ -172,8 +177,20 @@ impl HubServer {
 
     /// The next `times` requests to `host` whose path contains `part_of_target` meet with `fault`.
     pub fn fail(&self, host: Host, part_of_target: &str, times: usize, fault: Fault) {
+        self.fail_later(host, part_of_target, 0, times, fault);
+    }
+
+    /// The same, after `spared` such requests that are answered as they should be.
+    pub fn fail_later(
+        &self,
+        host: Host,
+        part_of_target: &str,
+        spared: usize,
+        times: usize,
+        fault: Fault,
+    ) {
         let part_of_target = part_of_target.to_owned();
-        lock(&self.state.faults).push(Rule { host, part_of_target, fault, times });
+        lock(&self.state.faults).push(Rule { host, part_of_target, fault, spared, times });
     }
 
     /// From here on all is well.
@@ -280,6 +297,7 @@ impl State {
         };
         match fault {
             Some(Fault::Drop(after)) => answer.drop_after = Some(after),
+            Some(Fault::Stall(after)) => answer.stall_after = Some(after),
             Some(Fault::Slow(pause)) => answer.pause = Some(pause),
             Some(Fault::WrongBytes) => answer.body.iter_mut().for_each(|byte| *byte ^= 1),
             Some(Fault::Shorter(by)) => answer.body.truncate(answer.body.len().saturating_sub(by)),
@@ -290,6 +308,9 @@ impl State {
             }
             Some(Fault::OtherFile) => {
                 replace(&mut answer, "X-Linked-Etag", &|_| format!("\"{}\"", "0".repeat(64)));
+            }
+            Some(Fault::NextPageAt(address)) => {
+                replace(&mut answer, "Link", &|link| link.replace(&self.hub, address));
             }
             Some(Fault::OtherRange) => replace(&mut answer, "Content-Range", &|range| {
                 let (start, rest) = range["bytes ".len()..].split_once('-').expect("a range");
@@ -305,6 +326,10 @@ impl State {
         let rule = rules.iter_mut().find(|rule| {
             rule.times > 0 && rule.host == host && request.target.contains(&rule.part_of_target)
         })?;
+        if rule.spared > 0 {
+            rule.spared -= 1;
+            return None;
+        }
         rule.times -= 1;
         Some(rule.fault.clone())
     }
@@ -575,8 +600,8 @@ fn preupload(repo: &Repo, branch: &str, request: &Request) -> Answer {
     let held = repo.at(branch).map(|(_, files)| files);
     let files = asked["files"].as_array().into_iter().flatten().map(|file| {
         let path = file["path"].as_str().expect("a path");
-        let large = file["size"].as_u64().is_some_and(|size| size as usize >= LARGE)
-            || path.ends_with(".safetensors");
+        let large =
+            file["size"].as_u64().is_some_and(|size| size as usize >= LARGE) || is_weight(path);
         let oid = held
             .and_then(|files| files.get(path))
             .map(|bytes| if large && !bytes.is_empty() { sha256(bytes) } else { git_hash(bytes) });
@@ -633,7 +658,11 @@ fn json_body(request: &Request) -> Value {
 }
 
 fn is_large(path: &str, bytes: &[u8]) -> bool {
-    bytes.len() >= LARGE || path.ends_with(".safetensors")
+    bytes.len() >= LARGE || is_weight(path)
+}
+
+fn is_weight(path: &str) -> bool {
+    [".safetensors", ".gguf"].iter().any(|end| path.ends_with(end))
 }
 
 /// The SHA-256 of `bytes`, in hexadecimal digits.

@@ -14,10 +14,12 @@
 //! - [`hub`]: a model laid out as the hub's cache does
 //! - [`http`]: requests and answers on a socket
 //! - [`hub_server`]: a hub on this machine, with faults on command
+//! - [`disk`]: a small disk, to be filled up
 //! - [`splice`]: what a plan's new tensors should be, layer by layer
 //! - [`gguf`]: GGUF files, and [`TinyGguf`](gguf::TinyGguf), a model in one
 //! - [`survey`]: everything in a folder, to show that nothing has changed
 
+pub mod disk;
 pub mod family;
 pub mod gguf;
 pub mod http;
@@ -32,6 +34,7 @@ pub mod survey;
 pub mod tensor;
 pub mod weights;
 
+pub use disk::Disk;
 pub use family::Family;
 pub use hub_server::{Fault, HubServer};
 pub use model::{ConfigForm, TinyModel};

@@ -6,19 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::header;
 use crate::json::{Entries, Object};
-use crate::model::{CONFIG, Checkpoint, Elsewhere, Tensor, WeightFile};
+use crate::model::{CONFIG, Checkpoint, Tensor, WeightFile};
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
-/// Reads the config and all headers of the model in the folder `dir`, whose weights may be elsewhere.
-pub(crate) fn open(dir: &Path, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Result<Checkpoint> {
-    let usual = weights(dir, elsewhere)?;
+/// Reads the config and all headers of the model in the folder `dir`.
+pub(crate) fn open(dir: &Path) -> Result<Checkpoint> {
+    let usual = weights(dir)?;
     if usual.is_none() && dir.join(CONFIG).symlink_metadata().is_err() {
         return Err(without_weights(dir)?);
     }
@@ -26,12 +25,12 @@ pub(crate) fn open(dir: &Path, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Result
     let Some(weights) = named_by_config(dir, &config)?.or(usual) else {
         return Err(without_weights(dir)?);
     };
-    let (files, expected) = weights.files(dir, elsewhere)?;
+    let (files, expected) = weights.files(dir)?;
 
     let mut tensors: Vec<Tensor> = Vec::new();
     let mut by_name: HashMap<String, usize> = HashMap::new();
     for (file, weight_file) in files.iter().enumerate() {
-        for tensor in read_header(weight_file)? {
+        for tensor in header::read(&weight_file.path)? {
             if let Some(expected) = expected.get(&tensor.name)
                 && *expected != weight_file.name
             {
@@ -57,15 +56,6 @@ pub(crate) fn open(dir: &Path, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Result
         return Err(Error::MissingTensor { tensor: tensor.clone(), shard: dir.join(shard) });
     }
     Ok(Checkpoint::new(dir, config, None, files, tensors))
-}
-
-fn read_header(file: &WeightFile) -> Result<Vec<header::HeaderTensor>> {
-    match &file.elsewhere {
-        None => header::read(&file.path),
-        Some(elsewhere) => header::read_with(&file.path, file.bytes, &|bytes, offset| {
-            elsewhere.read_exact_at(&file.name, bytes, offset)
-        }),
-    }
 }
 
 /// Reads a JSON object from a file that may be a stand-in for it.
@@ -97,11 +87,10 @@ enum Weights {
 }
 
 /// Finds the weights as transformers does: a single file first, then an index.
-fn weights(dir: &Path, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Result<Option<Weights>> {
+fn weights(dir: &Path) -> Result<Option<Weights>> {
     fs::read_dir(dir).map_err(|e| Error::io(dir, "listed", e))?;
     let there = |name| dir.join(name).symlink_metadata().is_ok();
-    let single = elsewhere.map_or_else(|| there(SINGLE), |files| files.file(SINGLE).is_some());
-    Ok(if single {
+    Ok(if there(SINGLE) {
         Some(Weights::Single(SINGLE.to_owned()))
     } else {
         there(INDEX).then(|| Weights::Index(dir.join(INDEX)))
@@ -131,14 +120,10 @@ fn named_by_config(dir: &Path, config: &Object) -> Result<Option<Weights>> {
 
 impl Weights {
     /// The files, and the file that an index gives to each tensor.
-    fn files(
-        self,
-        dir: &Path,
-        elsewhere: Option<&Arc<dyn Elsewhere>>,
-    ) -> Result<(Vec<WeightFile>, BTreeMap<String, String>)> {
+    fn files(self, dir: &Path) -> Result<(Vec<WeightFile>, BTreeMap<String, String>)> {
         match self {
             Self::Single(name) => {
-                let file = weight_file(dir, &name, &dir.join(CONFIG), elsewhere)?;
+                let file = weight_file(dir, &name, &dir.join(CONFIG))?;
                 Ok((vec![file], BTreeMap::new()))
             }
             Self::Index(path) => {
@@ -156,7 +141,7 @@ impl Weights {
                 for name in &names {
                     stays_inside(&path, name)?;
                 }
-                let files = names.iter().map(|name| weight_file(dir, name, &path, elsewhere));
+                let files = names.iter().map(|name| weight_file(dir, name, &path));
                 Ok((files.collect::<Result<_>>()?, expected))
             }
         }
@@ -172,27 +157,16 @@ fn stays_inside(path: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn weight_file(
-    dir: &Path,
-    name: &str,
-    index: &Path,
-    elsewhere: Option<&Arc<dyn Elsewhere>>,
-) -> Result<WeightFile> {
-    let missing = || Error::MissingShard { index: index.to_owned(), shard: name.to_owned() };
-    if let Some(elsewhere) = elsewhere {
-        let (path, bytes) = elsewhere.file(name).ok_or_else(missing)?;
-        let elsewhere = Some(Arc::clone(elsewhere));
-        return Ok(WeightFile { name: name.to_owned(), path, bytes, elsewhere });
-    }
+fn weight_file(dir: &Path, name: &str, index: &Path) -> Result<WeightFile> {
     let path = dir.join(name);
     if path.symlink_metadata().is_err() {
-        return Err(missing());
+        return Err(Error::MissingShard { index: index.to_owned(), shard: name.to_owned() });
     }
     if !regular_file(&path)? {
         return Err(Error::NotAFile { path });
     }
     let bytes = path.metadata().map_err(|e| Error::io(&path, "read", e))?.len();
-    Ok(WeightFile { name: name.to_owned(), path, bytes, elsewhere: None })
+    Ok(WeightFile { name: name.to_owned(), path, bytes })
 }
 
 fn regular_file(path: &Path) -> Result<bool> {

@@ -52,16 +52,6 @@ pub fn read(path: &Path) -> Result<Vec<HeaderTensor>> {
     let read_at = |bytes: &mut [u8], offset| {
         file.read_exact_at(bytes, offset).map_err(|e| Error::io(path, "read", e))
     };
-    read_with(path, file_bytes, &read_at)
-}
-
-/// Reads the header of a file of `file_bytes` bytes, wherever it lies, by `read_at`, which fills what
-/// it is given from an offset on; `path` is what errors name.
-pub fn read_with(
-    path: &Path,
-    file_bytes: u64,
-    read_at: &dyn Fn(&mut [u8], u64) -> Result<()>,
-) -> Result<Vec<HeaderTensor>> {
     let mut beginning = vec![0; file_bytes.min(BEGINNING_BYTES) as usize];
     read_at(&mut beginning, 0)?;
     refuse_stand_in_text(path, &beginning)?;

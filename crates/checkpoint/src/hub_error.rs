@@ -73,6 +73,17 @@ pub enum HubError {
     #[error("the hub does not accept the token")]
     BadToken,
 
+    /// A token that no request can carry.
+    #[error("the token holds characters that no token has")]
+    NotAToken,
+
+    /// A name under which nothing can be uploaded.
+    #[error("{repo} is not the name of a repository, which has the form owner/name")]
+    NotARepo {
+        /// What was given.
+        repo: String,
+    },
+
     /// The token may not do this.
     #[error("the hub denies access to {repo}{}", said(message))]
     Forbidden {
@@ -193,8 +204,10 @@ pub enum HubError {
     NoSafetensors {
         /// `owner/name`.
         repo: String,
-        /// What it holds instead, as in "a GGUF file (x.gguf)"; may be empty.
+        /// What it holds instead, as in "a PyTorch pickle (x.bin)"; may be empty.
         found: String,
+        /// A GGUF file that it holds.
+        gguf: Option<String>,
     },
 
     /// A shard that the index names and the repository lacks.
@@ -237,8 +250,8 @@ impl HubError {
                  network and copy the cache"
                 .to_owned(),
             Self::Unreachable { .. } => {
-                "check the network and HF_ENDPOINT; what was downloaded is \
-                 kept, and the next run goes on from there"
+                "check the network and HF_ENDPOINT; what was downloaded into \
+                 the cache is kept, and the next run goes on from there"
                     .to_owned()
             }
             Self::RepoNotFound { with_token: false, .. } => {
@@ -253,8 +266,17 @@ impl HubError {
             Self::Gated { page, .. } => {
                 format!("accept the terms at {page} with the account of this token")
             }
+            Self::NotARepo { repo } if repo.contains('@') => {
+                "`--branch NAME` says which branch the commit is for".to_owned()
+            }
+            Self::NotAToken => "see HF_TOKEN, or the file that `hf auth login` writes".to_owned(),
             Self::BadToken => "see HF_TOKEN, or log in again with `hf auth login`".to_owned(),
             Self::NoToken { .. } => format!("{TOKEN}; the token must be allowed to write"),
+            Self::NoSafetensors { repo, gguf: Some(file), .. } => {
+                format!(
+                    "`hf download {repo} {file}` prints a path, which can be given in its place"
+                )
+            }
             Self::RateLimited { .. } => {
                 "wait, or send a token (HF_TOKEN), which may ask more often".to_owned()
             }

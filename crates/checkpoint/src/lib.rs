@@ -29,7 +29,7 @@ pub mod side_files;
 
 pub use encoding::Encoding;
 pub use error::{Error, Result};
-pub use model::{Checkpoint, Elsewhere, Gguf, Tensor, WeightFile};
+pub use model::{Checkpoint, Gguf, Tensor, WeightFile};
 pub use safetensors::Dtype;
 
 const _: () = assert!(usize::BITS == 64, "models are larger than a 32-bit address space");

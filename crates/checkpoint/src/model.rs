@@ -4,10 +4,8 @@
 //! a GGUF file as well, so that nothing above this crate asks for the form but who writes files.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::encoding::Encoding;
 use crate::error::Result;
@@ -47,21 +45,10 @@ pub struct Gguf {
 pub struct WeightFile {
     /// Its name in its folder.
     pub name: String,
-    /// Where it lies, or what it is called in messages if it is not on this machine.
+    /// Where it lies.
     pub path: PathBuf,
     /// Its length in bytes.
     pub bytes: u64,
-    /// Where it is read from if it is not on this machine.
-    pub elsewhere: Option<Arc<dyn Elsewhere>>,
-}
-
-/// Weight files that are not on this machine and are read by ranges.
-pub trait Elsewhere: fmt::Debug + Send + Sync {
-    /// What the file called `name` is called in messages, and its length; `None` if there is none.
-    fn file(&self, name: &str) -> Option<(PathBuf, u64)>;
-
-    /// Fills `bytes` from the file called `name`, beginning at `offset`.
-    fn read_exact_at(&self, name: &str, bytes: &mut [u8], offset: u64) -> Result<()>;
 }
 
 /// A tensor of a checkpoint.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use checkpoint::family::{self, Family};
 use checkpoint::{Checkpoint, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TensorsError};
 use crate::settings;
 
 /// A checkpoint's tensors, sorted into layers and the rest.
@@ -63,11 +63,11 @@ impl Anatomy {
         }
         for layer in 0..num_layers {
             if !blocks.contains_key(&layer) {
-                return Err(Error::LayerMissing { prefix, layer, num_layers });
+                return Err(TensorsError::LayerMissing { prefix, layer, num_layers }.into());
             }
         }
         if let Some((&layer, _)) = blocks.range(num_layers.saturating_add(num_behind)..).next() {
-            return Err(Error::LayerNotPromised { prefix, layer, num_layers });
+            return Err(TensorsError::LayerNotPromised { prefix, layer, num_layers }.into());
         }
 
         if let Some(family) = family {
@@ -139,10 +139,11 @@ fn main_stack(
             stacks.iter().find(|(prefix, found)| **prefix != family.layers && is_as_deep(found));
         return match other {
             None => Ok(family.layers.to_owned()),
-            Some((other, _)) => Err(Error::SeveralStacks {
+            Some((other, _)) => Err(TensorsError::SeveralStacks {
                 prefixes: format!("{}`, `{other}", family.layers),
                 num_layers,
-            }),
+            }
+            .into()),
         };
     }
     if let [(prefix, _)] = *stacks.iter().collect::<Vec<_>>() {
@@ -152,8 +153,10 @@ fn main_stack(
         |(_, layers): &(&&str, &BTreeSet<usize>)| (0..num_layers).all(|i| layers.contains(&i));
     match *stacks.iter().filter(deep_enough).map(|(prefix, _)| *prefix).collect::<Vec<_>>() {
         [prefix] => Ok(prefix.to_owned()),
-        [] => Err(Error::NoLayers { num_layers }),
-        ref several => Err(Error::SeveralStacks { prefixes: several.join("`, `"), num_layers }),
+        [] => Err(TensorsError::NoLayers { num_layers }.into()),
+        ref several => {
+            Err(TensorsError::SeveralStacks { prefixes: several.join("`, `"), num_layers }.into())
+        }
     }
 }
 
@@ -170,23 +173,24 @@ fn check_shapes(
     family: &Family,
     blocks: &BTreeMap<usize, Vec<LayerTensor>>,
 ) -> Result<()> {
-    let check = |table: &[family::Tensor], name: &str, tensor: &Tensor| {
-        let Some(known) = table.iter().find(|known| known.name == name) else { return Ok(()) };
-        let sizes: Option<Vec<u64>> =
-            known.shape.iter().map(|dim| dim.size(checkpoint.config(), family)).collect();
-        let Some(expected) = sizes else { return Ok(()) };
-        if tensor.shape.iter().map(|&dim| dim as u64).eq(expected.iter().copied()) {
-            return Ok(());
-        }
-        let keys: Vec<&str> = known.shape.iter().map(|dim| dim.keys()).collect();
-        Err(Error::Shape {
-            tensor: tensor.name.clone(),
-            file: checkpoint.files()[tensor.file].path.clone(),
-            found: tensor.shape.clone(),
-            expected,
-            keys: keys.join("; "),
-        })
-    };
+    let check =
+        |table: &[family::Tensor], name: &str, tensor: &Tensor| -> Result<(), TensorsError> {
+            let Some(known) = table.iter().find(|known| known.name == name) else { return Ok(()) };
+            let sizes: Option<Vec<u64>> =
+                known.shape.iter().map(|dim| dim.size(checkpoint.config(), family)).collect();
+            let Some(expected) = sizes else { return Ok(()) };
+            if tensor.shape.iter().map(|&dim| dim as u64).eq(expected.iter().copied()) {
+                return Ok(());
+            }
+            let keys: Vec<&str> = known.shape.iter().map(|dim| dim.keys()).collect();
+            Err(TensorsError::Shape {
+                tensor: tensor.name.clone(),
+                file: checkpoint.files()[tensor.file].path.clone(),
+                found: tensor.shape.clone(),
+                expected,
+                keys: keys.join("; "),
+            })
+        };
     for tensor in checkpoint.tensors() {
         check(family.before, &tensor.name, tensor)?;
         check(family.after, &tensor.name, tensor)?;
@@ -205,14 +209,14 @@ fn check_required(
     num_layers: usize,
 ) -> Result<()> {
     let missing =
-        |tensor: String| Error::TensorMissing { tensor, dir: checkpoint.path().to_owned() };
+        |tensor: String| TensorsError::TensorMissing { tensor, dir: checkpoint.path().to_owned() };
     for known in family.before.iter().chain(family.after).filter(|known| known.required) {
         checkpoint.tensor(known.name).ok_or_else(|| missing(known.name.to_owned()))?;
     }
     for (layer, tensors) in blocks.range(..num_layers) {
         for known in family.layer.iter().filter(|known| known.required) {
             if !tensors.iter().any(|tensor| tensor.name == known.name) {
-                return Err(missing(format!("{}.{layer}.{}", family.layers, known.name)));
+                return Err(missing(format!("{}.{layer}.{}", family.layers, known.name)).into());
             }
         }
     }

@@ -4,10 +4,11 @@
 //! file of the new model will hold.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::gguf::Architecture;
 use checkpoint::gguf::tokenizer::{self, TokenizerFolder};
-use checkpoint::hub::Location;
+use checkpoint::hub::{Location, Remote};
 use checkpoint::side_files::SideFiles;
 use checkpoint::{Checkpoint, Encoding, Gguf};
 
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
 use crate::gguf_head::GgufHead;
+use crate::open_source::{OpenSource, open_sources};
 use crate::plan::{LayerPlan, ModelDepth, PlannedLayer};
 use crate::progress::Watch;
 use crate::recipe::{Form, Recipe, TensorType};
@@ -84,6 +86,8 @@ pub struct Blueprint {
     notices: Vec<String>,
     /// Folders that hold the headers of models whose weights are on the hub only.
     outlines: Vec<TempDir>,
+    /// Where each model's weights are read, if they are on the hub.
+    remotes: Vec<Option<Arc<Remote>>>,
 }
 
 impl Blueprint {
@@ -103,15 +107,21 @@ impl Blueprint {
         access: Access,
         watch: &Watch,
     ) -> Result<Self> {
+        let access = match access {
+            // The tokenizer goes into a GGUF file, so that a plan of one has to read it.
+            Access::Headers if asks_for_gguf(&recipe, out) => Access::SideFiles,
+            access => access,
+        };
         let (mut locations, mut models) = (Vec::new(), Vec::new());
-        let (mut notices, mut outlines) = (Vec::new(), Vec::new());
+        let (mut notices, mut outlines, mut remotes) = (Vec::new(), Vec::new(), Vec::new());
         for (name, source) in &recipe.models {
-            let Found { location, notice, outline } = sources::find(source, access, watch)?;
+            let Found { location, notice, outline, remote } = sources::find(source, access, watch)?;
             let checkpoint = Checkpoint::open(&location.path)?;
             let anatomy = Anatomy::of(&checkpoint)?;
             locations.push(location);
             notices.extend(notice);
             outlines.extend(outline);
+            remotes.push(remote);
             models.push(Model { name: name.clone(), checkpoint, anatomy });
         }
         let depths: Vec<ModelDepth> = models
@@ -149,15 +159,28 @@ impl Blueprint {
             layout: ShardLayout { shards: Vec::new() },
             notices,
             outlines,
+            remotes,
         };
         blueprint.layout = blueprint.laid_out(layout_kind);
         Ok(blueprint)
     }
 
-    /// Whether the weights of all models are here, so that a build can be made.
+    /// Whether the weights of all models are on this machine.
     #[must_use]
     pub fn has_weights(&self) -> bool {
         self.outlines.is_empty()
+    }
+
+    /// Where the weights of the model with this index are read, if they are on the hub.
+    #[must_use]
+    pub fn remote(&self, model: usize) -> Option<&Arc<Remote>> {
+        self.remotes[model].as_ref()
+    }
+
+    /// Opens the weight files of all models.
+    pub fn open_sources(&self) -> Result<Vec<Vec<OpenSource>>> {
+        let models = self.models.iter().zip(&self.remotes);
+        models.map(|(model, remote)| open_sources(&model.checkpoint, remote.as_ref())).collect()
     }
 
     /// The form that is written.
@@ -420,9 +443,6 @@ impl Blueprint {
 
 /// The form to write: as the recipe says, else as the output is called, else as the base is.
 fn form(recipe: &Recipe, base: &Checkpoint, out: Option<&Path>) -> Result<Form> {
-    let named_gguf = |out: &Path| {
-        out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-    };
     match (recipe.to, out) {
         (Some(Form::Gguf), Some(out)) if !named_gguf(out) => {
             Err(Error::NotNamedGguf { out: out.to_owned() })
@@ -434,6 +454,15 @@ fn form(recipe: &Recipe, base: &Checkpoint, out: Option<&Path>) -> Result<Form> 
         }
         (None, _) => Ok(translation::form(base)),
     }
+}
+
+/// Whether recipe or output say that a GGUF file is wanted, whatever the base is.
+fn asks_for_gguf(recipe: &Recipe, out: Option<&Path>) -> bool {
+    recipe.to.map_or_else(|| out.is_some_and(named_gguf), |form| form == Form::Gguf)
+}
+
+fn named_gguf(out: &Path) -> bool {
+    out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Refuses a plan that joins layers of a folder and of a GGUF file.

@@ -6,9 +6,9 @@ use std::path::Path;
 use checkpoint::Checkpoint;
 
 use crate::arithmetic::CastReport;
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, LayoutKind};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, QuantisedError, Result};
 use crate::finished::Finished;
 use crate::folder_files;
 use crate::journal::{self, Journal, Record};
@@ -16,14 +16,14 @@ use crate::journal_head::Head;
 use crate::manifest::Manifest;
 use crate::movement::{self, CopyMode, Files, Filled, Moved};
 use crate::new_file::NewFile;
-use crate::open_file::{OpenFile, open_files};
+use crate::open_file::OpenFile;
 use crate::output::{Output, Partial};
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Form, TensorType};
 use crate::settings;
 use crate::shards::{Shard, ShardLayout};
 use crate::size::Bytes;
-use crate::splice::{Model, NewTensor};
+use crate::splice::NewTensor;
 
 /// How a build is carried out; nothing here changes a tensor's bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,6 +117,9 @@ fn shareable_bytes(blueprint: &Blueprint) -> u64 {
 
 /// Whether files in `dir` can share blocks with all weight files.
 fn can_share(blueprint: &Blueprint, dir: &Path) -> Result<bool> {
+    if !blueprint.has_weights() {
+        return Ok(false);
+    }
     for file in blueprint.models.iter().flat_map(|model| model.checkpoint.files()) {
         let source = OpenFile::open(file.path.clone())?.file;
         // A folder that cannot be written is found when it is, with a better word for it.
@@ -145,7 +148,8 @@ pub fn obstacles(blueprint: &Blueprint, out: &Output, options: &Options) -> Vec<
 #[must_use]
 pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) -> Vec<Error> {
     let dir = site.dir;
-    let mut obstacles = blueprint.obstacles();
+    let mut obstacles = shard_obstacles(blueprint);
+    obstacles.extend(blueprint.obstacles());
     obstacles.extend(folder_files::obstacles(blueprint));
     for side in &blueprint.side_files.kept {
         obstacles.extend(OpenFile::open(side.path.clone()).err());
@@ -153,18 +157,31 @@ pub fn obstacles_anywhere(blueprint: &Blueprint, site: Site, options: &Options) 
     match room(blueprint, site, options.copy) {
         Ok(room) if options.copy == CopyMode::Reflink && !room.can_share => {
             let source_file = blueprint.models[0].checkpoint.files()[0].path.clone();
-            obstacles.push(Error::CannotShare { source_file, dir: dir.to_owned() });
+            obstacles.push(OutputError::CannotShare { source_file, dir: dir.to_owned() }.into());
         }
         Ok(_) if options.copy == CopyMode::Reflink && shareable_bytes(blueprint) == 0 => {
             obstacles.push(Error::NothingShared);
         }
         Ok(Room { needed, free, .. }) if needed > free => {
-            obstacles.push(Error::DiskFull { dir: dir.to_owned(), free, needed });
+            obstacles.push(OutputError::DiskFull { dir: dir.to_owned(), free, needed }.into());
         }
         Ok(_) => {}
         Err(error) => obstacles.push(error),
     }
     obstacles
+}
+
+/// What is asked about shards where a GGUF file is written, which has none.
+fn shard_obstacles(blueprint: &Blueprint) -> Vec<Error> {
+    let asked = [
+        (blueprint.recipe.limits_shards, "max_shard_size"),
+        (blueprint.layout_kind == LayoutKind::Source, "--shard-layout source"),
+    ];
+    let asked = asked.into_iter().filter(|(is_asked, _)| *is_asked);
+    match blueprint.form() {
+        Form::Folder => Vec::new(),
+        Form::Gguf => asked.map(|(_, asked)| Error::ShardsOfFile { asked }).collect(),
+    }
 }
 
 /// Builds `blueprint` at `out`, and says how.
@@ -183,18 +200,23 @@ pub fn build(
     let path = out.path().to_owned();
     let manifest = Manifest::new(blueprint, &path)?;
     let layout = layout(blueprint, &manifest)?;
-    let head = Head::new(&manifest, &blueprint.models, &layout)?;
+    let head = Head::new(&manifest, blueprint, &layout)?;
     let mut partial = Partial::lock(out)?;
     partial.set_stays(options.resume);
     let left = Record::read(partial.dir())?;
     let note = note(left.as_ref(), &head, partial.found(), options.resume);
     let begun = if options.resume { left } else { None };
     if let Some(difference) = begun.as_ref().and_then(|begun| begun.head.difference(&head)) {
-        return Err(Error::OtherBuild { out: path, difference });
+        return Err(OutputError::OtherBuild { out: path, difference }.into());
     }
     let work = Work { blueprint, manifest: &manifest, layout: &layout, head: &head };
     match work.carry_out(&mut partial, begun, *options, watch) {
-        Ok(built) => Ok(Built { notes: note.into_iter().collect(), ..built }),
+        Ok(built) => Ok(Built { notes: note.into_iter().chain(built.notes).collect(), ..built }),
+        // What is done is made of bytes that are not the base's.
+        Err(error) if error.is_damaged_download() => {
+            partial.set_stays(false);
+            Err(error)
+        }
         Err(error) if options.resume => match Record::read(partial.dir())? {
             Some(record) if record.bytes() > 0 => {
                 let (dir, bytes) = (partial.dir().to_owned(), record.bytes());
@@ -246,21 +268,20 @@ impl Work<'_> {
         watch: &Watch,
     ) -> Result<Built> {
         let Self { blueprint, layout, .. } = *self;
-        let open = |model: &Model| open_files(&model.checkpoint);
-        let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let sources = blueprint.open_sources()?;
         let names = layout.shards.iter().map(|shard| shard.name.as_str());
-        let kept: Vec<&str> = names.chain([journal::FILE]).filter(|_| begun.is_some()).collect();
+        let kept: Vec<&str> = names.filter(|_| begun.is_some()).collect();
         partial.clear(&kept)?;
-        let dir = partial.dir();
+        let (dir, files) = (partial.dir(), &partial.files());
         let (journal, shards, finished);
         if let Some(Record { stretches, .. }) = begun {
-            shards = open_shards(layout, dir)?;
+            shards = open_shards(layout, files)?;
             let moves = layout.moves(&blueprint.splice, &blueprint.models);
             finished = Finished::check(stretches, &moves, &sources, &shards, watch)?;
             journal = Journal::begin_again(dir, self.head, finished.stretches())?;
         } else {
             journal = Journal::begin(dir, self.head)?;
-            shards = create_shards(layout, dir)?;
+            shards = create_shards(layout, files)?;
             finished = Finished::nothing();
         }
         let files = Files { sources: &sources, shards: &shards, journal: &journal };
@@ -278,18 +299,28 @@ impl Work<'_> {
             return Err(Error::Overflow { count: cast.overflowed, tensor, dtype });
         }
         if let Some(tensor) = inexact_in {
-            return Err(Error::Inexact { count: cast.inexact, tensor });
+            return Err(QuantisedError::Inexact { count: cast.inexact, tensor }.into());
         }
         self.complete(partial, &shards, watch)?;
-        Ok(Built { moved, resumed: kept, cast, notes: Vec::new() })
+        let notes = self.unproved(&finished).into_iter().collect();
+        Ok(Built { moved, resumed: kept, cast, notes })
+    }
+
+    /// What of a base on the hub no hash was made of.
+    fn unproved(&self, finished: &Finished) -> Option<String> {
+        let streamed = !self.blueprint.has_weights() && !finished.is_nothing();
+        streamed.then(|| {
+            "an earlier run had read part of the base, so that its files could not be checked by \
+             the hub's hashes; `dus verify --no-cache` compares every tensor"
+                .to_owned()
+        })
     }
 
     /// Writes what stands beside the weights, syncs, checks, and moves all of it to its place.
     fn complete(&self, partial: &mut Partial, shards: &[NewFile], watch: &Watch) -> Result<()> {
-        let dir = partial.dir();
         if self.blueprint.form() == Form::Folder {
             let title = partial.output().path().file_name().unwrap_or_default().to_string_lossy();
-            folder_files::write(self.blueprint, self.manifest, &title, dir)?;
+            folder_files::write(self.blueprint, self.manifest, &title, &partial.files())?;
         }
         (watch.progress)(Progress::Syncing);
         for shard in shards {
@@ -297,12 +328,9 @@ impl Work<'_> {
             let open = shard.open();
             open.file.sync_all().map_err(open.failed("synced"))?;
         }
-        check(self.blueprint, dir)?;
+        check(self.blueprint, &partial.model())?;
         watch.check()?;
-        match self.blueprint.form() {
-            Form::Folder => partial.commit(),
-            Form::Gguf => partial.commit_file(&self.layout.shards[0].name),
-        }
+        partial.commit()
     }
 }
 
@@ -348,13 +376,9 @@ fn open_shards(layout: &ShardLayout, dir: &Path) -> Result<Vec<NewFile>> {
 }
 
 /// Reads back what was written: sizes, headers, index and depth, as a loader would.
-fn check(blueprint: &Blueprint, dir: &Path) -> Result<()> {
-    let path = match blueprint.form() {
-        Form::Folder => dir.to_owned(),
-        Form::Gguf => dir.join(&blueprint.layout.shards[0].name),
-    };
-    let written = Checkpoint::open(&path)?;
-    let damaged = |what: String| Error::Damaged { path: path.clone(), what };
+fn check(blueprint: &Blueprint, model: &Path) -> Result<()> {
+    let written = Checkpoint::open(model)?;
+    let damaged = |what| Error::from(OutputError::Damaged { path: model.to_owned(), what });
     if written.tensors().len() != blueprint.num_tensors() {
         return Err(damaged(format!("it has {} tensors", written.tensors().len())));
     }

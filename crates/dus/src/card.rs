@@ -1,10 +1,13 @@
 //! The model card, `README.md`: what the model is made of, and how to make it again.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use crate::blueprint::{Blueprint, LayoutKind};
 use crate::drawing;
+use crate::error::Result;
 use crate::manifest::Manifest;
+use crate::plan::{LayerPlan, ModelDepth};
 use crate::size::Count;
 
 /// Writes the card of a build of `blueprint`; `base_card` is the base's own.
@@ -13,43 +16,88 @@ use crate::size::Count;
 #[must_use]
 pub fn write(blueprint: &Blueprint, manifest: &Manifest, title: &str, base_card: &str) -> String {
     let mut card = String::from("---\n");
-    let bases: Vec<String> = manifest.models.iter().filter_map(|m| m.hub.clone()).collect();
-    if !bases.is_empty() {
-        card.push_str("base_model:\n");
-        for base in bases {
-            let _ = writeln!(card, "- {base}");
-        }
-    }
+    card.push_str(&base_models(manifest));
     for entry in kept_front_matter(base_card) {
         card.push_str(&entry);
     }
     card.push_str("library_name: transformers\ntags:\n- depth-up-scaling\n---\n\n");
-
-    let depth = blueprint.plan.num_layers();
-    let _ = writeln!(
-        card,
-        "# {title}\n\nA depth up-scaled model of {depth} layers and {} parameters, not trained since.\n",
-        Count(blueprint.splice.num_parameters())
-    );
-    let _ = writeln!(card, "## Layers\n\n```text\nplan: {}\n", blueprint.plan);
-    card.push_str(&drawing::draw(&blueprint.plan));
-    card.push_str("```\n\nEach row is a run of new layers, drawn over the base's: █ a layer, ▒ a copy of it.\n");
-    if blueprint.splice.function_preserving == Some(true) {
-        card.push_str(
-            "The plan preserves the base's function: the added layers are the identity.\n",
-        );
-    }
-    card.push_str("\n## How to make it again\n\n```toml\n");
-    card.push_str(&recipe_text(manifest));
+    let num_parameters = blueprint.splice.num_parameters();
+    card.push_str(&description(manifest, &blueprint.plan, num_parameters, title));
     let layout = match blueprint.layout_kind {
         LayoutKind::Size => "",
         LayoutKind::Source => " --shard-layout source",
     };
     let _ = writeln!(
         card,
-        "```\n\n`dus build recipe.toml{layout} -o OUT` builds it from these lines, saved in this folder; \
+        "`dus build recipe.toml{layout} -o OUT` builds it from these lines, saved in this folder; \
          `dus verify`\non this folder compares every tensor with its source."
     );
+    card
+}
+
+/// Writes the card of the GGUF file that a build left at `out`.
+pub fn of_file(
+    manifest: &Manifest,
+    out: &Path,
+    num_parameters: u64,
+    title: &str,
+    license: Option<&str>,
+) -> Result<String> {
+    let depths: Vec<ModelDepth> = manifest
+        .models
+        .iter()
+        .map(|m| ModelDepth { name: m.name.clone(), num_layers: m.num_hidden_layers })
+        .collect();
+    let recipe = manifest.draft(out.parent().unwrap_or(out)).finish()?;
+    let plan = recipe.layers.resolve(&depths)?;
+    let mut card = String::from("---\n");
+    card.push_str(&base_models(manifest));
+    if let Some(license) = license {
+        let _ = writeln!(card, "license: {}", serde_json::Value::from(license));
+    }
+    card.push_str("tags:\n- depth-up-scaling\n- gguf\n---\n\n");
+    card.push_str(&description(manifest, &plan, num_parameters, title));
+    let _ = writeln!(
+        card,
+        "`dus build recipe.toml -o {title}.gguf` builds it from these lines; `dus verify {title}.gguf` \
+         compares\nevery tensor with its source."
+    );
+    Ok(card)
+}
+
+/// The front matter's entry of the bases that are on the hub; empty if none is.
+fn base_models(manifest: &Manifest) -> String {
+    let mut bases = manifest.models.iter().filter_map(|model| model.hub.as_ref()).peekable();
+    let mut text = String::new();
+    if bases.peek().is_some() {
+        text.push_str("base_model:\n");
+    }
+    for base in bases {
+        let _ = writeln!(text, "- {base}");
+    }
+    text
+}
+
+/// What the model is, and the recipe.
+fn description(manifest: &Manifest, plan: &LayerPlan, num_parameters: u64, title: &str) -> String {
+    let mut card = String::new();
+    let _ = writeln!(
+        card,
+        "# {title}\n\nA depth up-scaled model of {} layers and {} parameters, not trained since.\n",
+        plan.num_layers(),
+        Count(num_parameters)
+    );
+    let _ = writeln!(card, "## Layers\n\n```text\nplan: {plan}\n");
+    card.push_str(&drawing::draw(plan));
+    card.push_str("```\n\nEach row is a run of new layers, drawn over the base's: █ a layer, ▒ a copy of it.\n");
+    if manifest.function_preserving == Some(true) {
+        card.push_str(
+            "The plan preserves the base's function: the added layers are the identity.\n",
+        );
+    }
+    card.push_str("\n## How to make it again\n\n```toml\n");
+    card.push_str(&recipe_text(manifest));
+    card.push_str("```\n\n");
     card
 }
 
@@ -74,6 +122,7 @@ fn recipe_text(manifest: &Manifest) -> String {
     let keys = [
         ("architecture", &recipe.architecture),
         ("dtype", &recipe.dtype),
+        ("to", &recipe.to),
         ("embeddings", &recipe.embeddings),
         ("norm", &recipe.norm),
         ("lm_head", &recipe.lm_head),
@@ -83,7 +132,9 @@ fn recipe_text(manifest: &Manifest) -> String {
             let _ = writeln!(text, "{key} = {}", quoted(value));
         }
     }
-    let _ = writeln!(text, "max_shard_size = {}", recipe.max_shard_size);
+    if let Some(bytes) = recipe.max_shard_size {
+        let _ = writeln!(text, "max_shard_size = {bytes}");
+    }
     if !named.is_empty() {
         text.push_str("\n[models]\n");
         for model in named {

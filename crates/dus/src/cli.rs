@@ -210,6 +210,9 @@ pub(crate) struct BuildArgs {
     /// Go on with a build that was interrupted; if this one is, what is done stays
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Read a model of the hub from there, and keep no copy of it in the cache
+    #[arg(long)]
+    pub(crate) no_cache: bool,
     /// Write values that are too large for the cast's type as infinity
     #[arg(long)]
     pub(crate) allow_overflow: bool,
@@ -232,6 +235,9 @@ pub(crate) struct VerifyArgs {
     /// One of several models, likewise
     #[arg(long, value_name = "NAME=MODEL", value_parser = named_model)]
     pub(crate) model: Vec<(String, String)>,
+    /// Read a model of the hub from there, and keep no copy of it in the cache
+    #[arg(long)]
+    pub(crate) no_cache: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -267,7 +273,7 @@ pub(crate) struct CleanArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct PushArgs {
-    /// A folder that a build left
+    /// The folder or .gguf file that a build left
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
     /// The repository, which is made if it does not exist

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::arithmetic::{CastReport, Noise, Transform, sum_of_squares};
 use crate::error::{Error, Result};
-use crate::open_file::OpenFile;
+use crate::open_source::OpenSource;
 use crate::progress::{Progress, Watch};
 use crate::shards::ShardLayout;
 use crate::splice::{Model, NewTensor, Splice};
@@ -69,7 +69,7 @@ pub(crate) fn list(
     splice: &Splice,
     models: &[Model],
     layout: &ShardLayout,
-    sources: &[Vec<OpenFile>],
+    sources: &[Vec<OpenSource>],
     watch: &Watch,
 ) -> Result<Vec<Conversion>> {
     let rms = Rms::measure(splice, models, sources, watch)?;
@@ -133,7 +133,7 @@ impl Rms {
     pub(crate) fn measure(
         splice: &Splice,
         models: &[Model],
-        sources: &[Vec<OpenFile>],
+        sources: &[Vec<OpenSource>],
         watch: &Watch,
     ) -> Result<Self> {
         let has_noise = |tensor: &&NewTensor| {
@@ -158,7 +158,12 @@ impl Rms {
     }
 }
 
-fn root_mean_square(tensor: &Tensor, added: f32, files: &[OpenFile], watch: &Watch) -> Result<f64> {
+fn root_mean_square(
+    tensor: &Tensor,
+    added: f32,
+    files: &[OpenSource],
+    watch: &Watch,
+) -> Result<f64> {
     let unsupported = |source| Error::Unsupported { tensor: tensor.name.clone(), source };
     let whole = Transform::cast(tensor.encoding, Dtype::F32.into()).map_err(unsupported)?;
     let block_bytes = whole.block_bytes(BLOCK_BYTES);
@@ -169,7 +174,7 @@ fn root_mean_square(tensor: &Tensor, added: f32, files: &[OpenFile], watch: &Wat
         watch.check()?;
         let length = (tensor.range.end - begin).min(block_bytes);
         block.resize(length as usize, 0);
-        files[tensor.file].read_exact_at(&mut block, begin)?;
+        files[tensor.file].read_exact_at(&mut block, begin, watch)?;
         sum += sum_of_squares(tensor.encoding, added, &block).map_err(unsupported)?;
         watch.moved(length);
         begin += length;

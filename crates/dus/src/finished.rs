@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::journal::Stretch;
 use crate::new_file::NewFile;
 use crate::open_file::OpenFile;
+use crate::open_source::OpenSource;
 use crate::progress::{Progress, Watch};
 use crate::shards::Move;
 
@@ -36,7 +37,7 @@ impl Finished {
     pub fn check(
         mut stretches: Vec<Stretch>,
         moves: &[Move],
-        sources: &[Vec<OpenFile>],
+        sources: &[Vec<OpenSource>],
         shards: &[NewFile],
         watch: &Watch,
     ) -> Result<Self> {
@@ -52,7 +53,7 @@ impl Finished {
                     has_checksum(shard.open(), &stretch.range, checksum, &mut buffers[0])
                 }
                 (Some(shard), None) => {
-                    is_as_source(shard.open(), stretch, moves, sources, buffers)?
+                    is_as_source(shard.open(), stretch, moves, sources, buffers, watch)?
                 }
             };
             watch.moved(length(stretch));
@@ -72,6 +73,12 @@ impl Finished {
             }
         }
         Ok(Self { stretches, ranges })
+    }
+
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.stretches.is_empty()
     }
 
     /// The stretches.
@@ -148,8 +155,9 @@ fn is_as_source(
     file: &OpenFile,
     stretch: &Stretch,
     moves: &[Move],
-    sources: &[Vec<OpenFile>],
+    sources: &[Vec<OpenSource>],
     [found, expected]: &mut [Vec<u8>; 2],
+    watch: &Watch,
 ) -> Result<bool> {
     let mut left = stretch.range.end - stretch.range.start;
     for run in moves.iter().filter(|run| run.shard == stretch.shard) {
@@ -161,7 +169,7 @@ fn is_as_source(
             found.resize(length as usize, 0);
             expected.resize(length as usize, 0);
             let source = run.source.start + (begin - run.target);
-            sources[run.model][run.file].read_exact_at(expected, source)?;
+            sources[run.model][run.file].read_exact_at(expected, source, watch)?;
             if file.read_exact_at(found, begin).is_err() || found != expected {
                 return Ok(false);
             }

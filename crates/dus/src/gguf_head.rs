@@ -4,11 +4,11 @@ use std::path::Path;
 
 use checkpoint::gguf::header::DEFAULT_ALIGNMENT;
 use checkpoint::gguf::tokenizer::{self, TokenizerFiles};
-use checkpoint::gguf::{self, Architecture, Metadata, names};
+use checkpoint::gguf::{self, Architecture, GgmlType, Header, Metadata, names};
 use checkpoint::json::Object;
 use checkpoint::{Checkpoint, Encoding, Gguf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FormError, Result};
 use crate::settings;
 use crate::shards::{self, ShardLayout};
 use crate::size;
@@ -16,6 +16,10 @@ use crate::splice::{Model, NewTensor, Splice};
 
 /// The keys of provenance begin with this, and `dus.manifest` holds what a folder has as `dus.json`.
 pub const MANIFEST_KEY: &str = "dus.manifest";
+
+/// The key of a checksum of the tensors' names, types and shapes, by which a build is told from what
+/// another tool made of one and left the manifest in.
+const TENSORS_KEY: &str = "dus.tensors";
 
 /// What a GGUF file says before its tensors.
 #[derive(Debug)]
@@ -54,8 +58,10 @@ impl GgufHead {
         architecture: &Architecture,
         weights: Encoding,
     ) -> Result<Self> {
-        let untranslated =
-            |source| Error::NotInGgufForm { config: donor.config_path(), source: Box::new(source) };
+        let untranslated = |source| FormError::NotInGgufForm {
+            config: donor.config_path(),
+            source: Box::new(source),
+        };
         let mut metadata = Metadata::new(donor.path());
         let weights = weights.ggml_type().expect("the encoding was translated");
         let parameters = gguf::to_metadata(config, architecture, "", weights, &mut metadata)
@@ -117,7 +123,13 @@ impl GgufHead {
         });
         let settings: Vec<(&str, &[f32])> =
             self.settings.iter().map(|(name, values)| (*name, values.as_slice())).collect();
-        gguf::header::encode(&self.metadata, &settings, described, self.alignment, residue)
+        let described: Vec<_> = described.collect();
+        let vectors = settings.iter().map(|(name, values)| (*name, GgmlType::F32, values.len()));
+        let vectors: Vec<_> = vectors.map(|(name, ty, length)| (name, ty, vec![length])).collect();
+        let first = vectors.iter().map(|(name, ty, shape)| (*name, *ty, shape.as_slice()));
+        let mut metadata = self.metadata.clone();
+        metadata.set(TENSORS_KEY, &checksum(first.chain(described.iter().copied())));
+        gguf::header::encode(&metadata, &settings, described, self.alignment, residue)
     }
 
     /// A head without a key, for a layout whose real head cannot be made.
@@ -126,4 +138,22 @@ impl GgufHead {
         let (metadata, settings, notes) = (Metadata::new(path), Vec::new(), Vec::new());
         Self { metadata, settings, alignment: DEFAULT_ALIGNMENT, notes }
     }
+}
+
+/// Whether the tensors of the file at `path` are those that it was built with, by its header alone.
+///
+/// A file that was cut short still has them.
+pub(crate) fn has_its_tensors(path: &Path) -> bool {
+    let Ok(header) = Header::read_cut_short(path) else { return false };
+    let tensors = header.tensors.iter().map(|t| (t.name.as_str(), t.ggml_type, t.shape.as_slice()));
+    header.metadata.u64(TENSORS_KEY).is_ok_and(|built| built == Some(checksum(tensors).into()))
+}
+
+/// A checksum of tensors in the order of their bytes: a line of name, type and shape for each.
+fn checksum<'a>(tensors: impl Iterator<Item = (&'a str, GgmlType, &'a [usize])>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for (name, ggml_type, shape) in tensors {
+        hasher.update(format!("{name} {ggml_type} {shape:?}\n").as_bytes());
+    }
+    hasher.finalize()
 }

@@ -10,16 +10,25 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, Result};
 
 /// The longest name of a file, in bytes, on the file systems that there are.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
+
+/// The kinds of neighbours.
+pub(crate) const KINDS: [&str; 2] = ["partial", "old"];
 
 /// The neighbour `.NAME.dus-KIND` of the output `out`; of a very long name, its beginning.
 pub(crate) fn neighbour(out: &Path, kind: &str) -> PathBuf {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let name = &name[..name.floor_char_boundary(MAX_NAME_BYTES - 32)];
     out.with_file_name(format!(".{name}.dus-{kind}"))
+}
+
+/// The name of the output whose neighbour is called `name`, or the beginning of it.
+pub(crate) fn output_of(name: &str) -> Option<&str> {
+    let (out, kind) = name.strip_prefix('.')?.rsplit_once(".dus-")?;
+    (!out.is_empty() && KINDS.contains(&kind)).then_some(out)
 }
 
 /// Makes the folder `dir`, or takes one that a killed build left, and takes its lock.
@@ -41,8 +50,9 @@ pub(crate) fn lock_or_create(dir: &Path) -> Result<File> {
             Ok(Some(lock)) => return Ok(lock),
             Ok(None) => {}
             Err(error) => {
-                if created {
-                    // Where another build has begun in it, it stays.
+                // Where another build was faster to lock it, it is that one's, empty as it may be yet.
+                let is_theirs = matches!(error, Error::Output(OutputError::Busy { .. }));
+                if created && !is_theirs {
                     let _ = fs::remove_dir(dir);
                 }
                 return Err(error);
@@ -70,7 +80,7 @@ pub(crate) fn lock(dir: &Path) -> Result<Option<File>> {
         Err(error) => return Err(failed("opened")(error)),
     };
     if !disk::lock(&lock).map_err(failed("locked"))? {
-        return Err(Error::Busy { partial: dir.to_owned() });
+        return Err(OutputError::Busy { partial: dir.to_owned() }.into());
     }
     let locked = lock.metadata().map_err(failed("read"))?;
     match dir.symlink_metadata() {
@@ -81,19 +91,15 @@ pub(crate) fn lock(dir: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Removes all that is in the folder `dir` but the files with these names.
-pub(crate) fn empty(dir: &Path, kept: &[&str]) -> Result<()> {
+/// Removes all that is in the folder `dir` but what `is_kept`; of a link it is told as of a link.
+pub(crate) fn empty(dir: &Path, is_kept: impl Fn(&Path, &fs::Metadata) -> bool) -> Result<()> {
     let failed = |doing| move |source| Error::Io { path: dir.to_owned(), doing, source };
     for entry in dir.read_dir().map_err(failed("listed"))? {
         let entry = entry.map_err(failed("listed"))?;
         let path = entry.path();
         let removed = match path.symlink_metadata() {
+            Ok(metadata) if is_kept(&path, &metadata) => Ok(()),
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
-            Ok(metadata)
-                if metadata.is_file() && kept.iter().any(|&name| entry.file_name() == name) =>
-            {
-                Ok(())
-            }
             _ => fs::remove_file(&path),
         };
         removed.map_err(failed("emptied"))?;

@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use checkpoint::gguf::tokenizer::TokenizerFiles;
+use checkpoint::hub::{HubId, Remote};
+use checkpoint::{Checkpoint, WeightFile};
 use serde_json::{Value, json};
 
+use crate::blueprint::Blueprint;
 use crate::error::{Difference, Error, Result};
 use crate::manifest::Manifest;
+use crate::recipe::Form;
 use crate::shards::ShardLayout;
-use crate::splice::Model;
 
 /// The form of the journal's lines.
 const FORMAT: u32 = 1;
@@ -20,13 +24,14 @@ pub struct Head(Value);
 
 impl Head {
     /// What stands in the first line for a build with this manifest, of `models` as they are now.
-    pub fn new(manifest: &Manifest, models: &[Model], layout: &ShardLayout) -> Result<Self> {
+    pub fn new(manifest: &Manifest, blueprint: &Blueprint, layout: &ShardLayout) -> Result<Self> {
         let mut sources = Vec::new();
-        for model in models {
-            let config = model.checkpoint.config_path();
-            let weights = model.checkpoint.files().iter().map(|file| file.path.clone());
-            for path in weights.chain([config]) {
-                let stamp = stamp(&path)?;
+        for (m, model) in blueprint.models.iter().enumerate() {
+            let stamps: Vec<Value> = match blueprint.remote(m) {
+                Some(remote) => stamps_on_hub(&model.checkpoint, remote),
+                None => stamps(&model.checkpoint, blueprint.form())?,
+            };
+            for stamp in stamps {
                 if !sources.contains(&stamp) {
                     sources.push(stamp);
                 }
@@ -70,6 +75,24 @@ impl Head {
             .or_else(|| differing_source(&was["sources"], &is["sources"]))
             .or_else(|| differing_key(was, is, &["plan", "shard_layout", "shards"]))
     }
+}
+
+/// What is known of the files of a model without reading them.
+fn stamps(checkpoint: &Checkpoint, form: Form) -> Result<Vec<Value>> {
+    let mut paths: Vec<PathBuf> = checkpoint.files().iter().map(|f| f.path.clone()).collect();
+    paths.push(checkpoint.config_path());
+    if form == Form::Gguf && checkpoint.gguf().is_none() {
+        // They become part of the file's beginning.
+        paths.extend(TokenizerFiles::read(checkpoint.path())?.paths());
+    }
+    paths.iter().map(|path| stamp(path)).collect()
+}
+
+/// The same of a model on the hub, where a commit never changes.
+fn stamps_on_hub(checkpoint: &Checkpoint, remote: &Remote) -> Vec<Value> {
+    let HubId { repo, commit } = remote.revision().hub_id();
+    let stamp = |file: &WeightFile| json!({ "path": format!("{repo}@{commit}/{}", file.name), "bytes": file.bytes });
+    checkpoint.files().iter().map(stamp).collect()
 }
 
 /// What is known of a file without reading it.

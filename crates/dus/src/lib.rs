@@ -9,17 +9,19 @@
 //! - [`settings`]: the config of the deeper model
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - [`recipe`]: what is asked for
-//! - [`anatomy`], `quantised`, [`translation`], [`splice`], [`shards`], [`gguf_head`], [`sources`],
-//!   [`blueprint`]:
+//! - [`sources`], [`open_file`], [`open_source`]: where models come from, and their weight files
+//! - [`anatomy`], `quantised`, [`translation`], [`splice`], [`shards`], [`gguf_head`], [`blueprint`]:
 //!   from headers to every byte of the new files
 //! - [`drawing`], [`manifest`], [`card`]: the plan as text, `dus.json` and the model card
-//! - `disk`, [`open_file`], [`new_file`]: files
+//! - `disk`, [`new_file`]: files that are written
 //! - [`journal_head`], [`journal`], [`finished`]: what an interrupted build can be gone on with by
-//! - `conversion`, `tasks`, [`movement`], `hidden`, [`output`]: where bytes are read and written
-//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push): the calls that users make
+//! - `conversion`, `tasks`, `batches`, [`movement`], `hidden`, [`output`]: where bytes are read and written
+//! - `folder_files`, [`mod@build`], [`clean`], [`verify`], [`inspect`], [`push`](mod@push),
+//!   [`unbuilt`]: the calls that users make
 
 pub mod anatomy;
 pub mod arithmetic;
+mod batches;
 pub mod blueprint;
 pub mod build;
 pub mod card;
@@ -39,6 +41,7 @@ pub mod manifest;
 pub mod movement;
 pub mod new_file;
 pub mod open_file;
+pub mod open_source;
 pub mod output;
 pub mod plan;
 pub mod progress;
@@ -52,6 +55,7 @@ pub mod sources;
 pub mod splice;
 mod tasks;
 pub mod translation;
+pub mod unbuilt;
 pub mod verify;
 
 pub use error::{Error, Result};

@@ -148,7 +148,8 @@ fn build(args: &BuildArgs, terminal: &Terminal) -> Result<Outcome> {
     let layout = args.movement.shard_layout.into();
     let progress = terminal.progress(args.quiet);
     let (recipe, watch) = (recipe(&args.recipe)?, progress.watch());
-    let blueprint = Blueprint::with_access(recipe, layout, Some(out), Access::Weights, &watch)?;
+    let access = if args.no_cache { Access::Streamed } else { Access::Weights };
+    let blueprint = Blueprint::with_access(recipe, layout, Some(out), access, &watch)?;
     let out = Output::at(out, blueprint.form())?;
     let options = Options {
         copy: args.movement.copy.into(),
@@ -172,6 +173,7 @@ fn verify(args: &VerifyArgs, terminal: &Terminal) -> Result<Outcome> {
     let whereabouts = Whereabouts {
         base: args.base.clone().map(cli::here),
         models: args.model.iter().map(|(name, m)| (name.clone(), cli::here(m.clone()))).collect(),
+        no_cache: args.no_cache,
     };
     let progress = terminal.progress(args.quiet);
     let verdict = verify::verify(&args.out, whereabouts, &progress.watch())?;

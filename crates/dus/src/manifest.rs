@@ -9,7 +9,7 @@ use checkpoint::gguf::{Header, Metadata};
 use serde::{Deserialize, Serialize};
 
 use crate::blueprint::Blueprint;
-use crate::error::{Error, Result};
+use crate::error::{Error, ProvenanceError, Result};
 use crate::gguf_head::MANIFEST_KEY;
 use crate::recipe::{Draft, Form, Source};
 
@@ -50,8 +50,9 @@ pub struct RecipeKeys {
     /// The form written: `hf` or `gguf`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub to: Option<String>,
-    /// The most bytes of tensors in a shard.
-    pub max_shard_size: u64,
+    /// The most bytes of tensors in a shard; a GGUF file has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_shard_size: Option<u64>,
     /// The model that gives the embeddings, if the recipe says so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub embeddings: Option<String>,
@@ -120,6 +121,7 @@ impl Manifest {
             Form::Folder => out,
             Form::Gguf => out.parent().unwrap_or(out),
         };
+        let has_shards = blueprint.form() == Form::Folder;
         let models = blueprint.models.iter().zip(&blueprint.locations).map(|(model, location)| {
             let hub = location.hub.as_ref();
             let path = match hub {
@@ -147,7 +149,7 @@ impl Manifest {
                 architecture: recipe.architecture.map(|a| a.name().to_owned()),
                 dtype: recipe.dtype.map(|dtype| dtype.name().to_owned()),
                 to: blueprint.converts().then(|| blueprint.form().name().to_owned()),
-                max_shard_size: recipe.max_shard_bytes,
+                max_shard_size: has_shards.then_some(recipe.max_shard_bytes),
                 embeddings: recipe.embeddings.clone(),
                 norm: recipe.norm.clone(),
                 lm_head: recipe.lm_head.clone(),
@@ -180,21 +182,22 @@ impl Manifest {
             return Err(checkpoint::Error::NoSuchPath { spec, path: out.to_owned() }.into());
         }
         if !path.is_file() {
-            return Err(Error::NotABuild { out: out.to_owned() });
+            return Err(ProvenanceError::NotABuild { out: out.to_owned() }.into());
         }
         let failed = |source| Error::Io { path: path.clone(), doing: "read", source };
         let text = fs::read_to_string(&path).map_err(failed)?;
-        serde_json::from_str(&text).map_err(|source| Error::Manifest { path, source })
+        serde_json::from_str(&text)
+            .map_err(|source| ProvenanceError::Manifest { path, source }.into())
     }
 
     fn read_gguf(path: &Path) -> Result<Self> {
         // A build whose tensors are cut off is still one; what is wrong with it, `verify` says.
         let metadata = Header::read_metadata(path)?;
         let Some(text) = metadata.str(MANIFEST_KEY)? else {
-            return Err(Error::NotABuild { out: path.to_owned() });
+            return Err(ProvenanceError::NotABuild { out: path.to_owned() }.into());
         };
         serde_json::from_str(text)
-            .map_err(|source| Error::Manifest { path: path.to_owned(), source })
+            .map_err(|source| ProvenanceError::Manifest { path: path.to_owned(), source }.into())
     }
 
     /// The recipe that this build, which lies in the folder `dir`, was made from.
@@ -205,7 +208,7 @@ impl Manifest {
             architecture: self.recipe.architecture.clone(),
             dtype: self.recipe.dtype.clone(),
             to: self.recipe.to.clone(),
-            max_shard_size: Some(self.recipe.max_shard_size.to_string()),
+            max_shard_size: self.recipe.max_shard_size.map(|bytes| bytes.to_string()),
             embeddings: self.recipe.embeddings.clone(),
             norm: self.recipe.norm.clone(),
             lm_head: self.recipe.lm_head.clone(),
@@ -254,7 +257,9 @@ pub fn layers(blueprint: &Blueprint) -> Vec<LayerOrigin> {
 }
 
 fn unicode(path: PathBuf) -> Result<String> {
-    path.into_os_string().into_string().map_err(|path| Error::NotUnicode { path: path.into() })
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| ProvenanceError::NotUnicode { path: path.into() }.into())
 }
 
 /// The path of `target` as seen from the folder `from`; both exist or lie in folders that do.

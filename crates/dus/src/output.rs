@@ -1,16 +1,18 @@
 //! The place where a build goes: nothing stands there until everything is written.
 //!
-//! Files are written into a hidden folder beside it, `.NAME.dus-partial`, which is renamed at the
-//! end (a GGUF file: the one file in it) and removed if the build stops, unless it is to be gone on
-//! with. The folder is locked, so two builds never share it, and one that a killed build left is known
-//! by its free lock.
+//! Files are written into a hidden folder beside it, `.NAME.dus-partial`: a journal, and beside that
+//! the folder or GGUF file which is moved to the output's place at the end. All of it is removed if the
+//! build stops, unless it is to be gone on with. The hidden folder is locked, so two builds never share
+//! it, and one that a killed build left is known by its free lock.
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, OutputError, Result};
+use crate::gguf_head;
 use crate::hidden::{self, MAX_NAME_BYTES};
 use crate::journal::{self, Record};
 use crate::manifest::{self, Manifest};
@@ -36,6 +38,8 @@ enum Found {
     ForeignFolder,
     /// A file that is no such build.
     File,
+    /// A GGUF file that another tool made of a build, whose manifest it still has.
+    MadeOfBuild,
 }
 
 impl Output {
@@ -47,10 +51,8 @@ impl Output {
         let found = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
             Err(error) => return Err(failed(error)),
-            Ok(metadata) if !metadata.is_dir() => match form {
-                Form::Gguf if metadata.is_file() && Manifest::read(&path).is_ok() => Found::Build,
-                _ => Found::File,
-            },
+            Ok(metadata) if form == Form::Gguf && metadata.is_file() => found_file(&path),
+            Ok(metadata) if !metadata.is_dir() => Found::File,
             Ok(_) if form == Form::Folder && path.join(manifest::FILE).is_file() => Found::Build,
             Ok(_) if path.read_dir().map_err(failed)?.next().is_none() => Found::EmptyFolder,
             Ok(_) => Found::ForeignFolder,
@@ -87,40 +89,45 @@ impl Output {
             } else {
                 continue;
             };
-            obstacles.push(Error::OutputIsBase { out: out(), how, base: base.clone() });
+            obstacles.push(OutputError::IsBase { out: out(), how, base: base.clone() }.into());
             return obstacles;
         }
         if self.found != Found::Nothing && disk::is_mount_point(&self.path).unwrap_or(false) {
-            obstacles.push(Error::OutputIsMountPoint { out: out() });
+            obstacles.push(OutputError::IsMountPoint { out: out() }.into());
             return obstacles;
         }
         if self.path.file_name().is_some_and(|name| name.len() > MAX_NAME_BYTES) {
             let source = rustix::io::Errno::NAMETOOLONG.into();
             obstacles.push(Error::Io { path: out(), doing: "created", source });
         }
+        if self.form == Form::Folder && is_named_gguf(&self.path) {
+            // Every loader would take it for the other form.
+            obstacles.push(OutputError::FolderNamedGguf { out: out() }.into());
+        }
         let aside = hidden::neighbour(&self.path, "old");
         match self.found {
             Found::EmptyFolder | Found::ForeignFolder if self.form == Form::Gguf => {
-                obstacles.push(Error::OutputIsFolder { out: out() });
+                obstacles.push(OutputError::IsFolder { out: out() }.into());
             }
             Found::File if self.form == Form::Gguf => {
-                obstacles.push(Error::OutputIsForeignFile { out: out() });
+                obstacles.push(OutputError::IsForeignFile { out: out() }.into());
             }
+            Found::MadeOfBuild => obstacles.push(OutputError::IsMadeOfBuild { out: out() }.into()),
             Found::Nothing if aside.join(manifest::FILE).is_file() => {
-                obstacles.push(Error::OutputMovedAside { out: out(), aside });
+                obstacles.push(OutputError::MovedAside { out: out(), aside }.into());
             }
             Found::Nothing | Found::EmptyFolder => {}
-            Found::File => obstacles.push(Error::OutputIsFile { out: out() }),
+            Found::File => obstacles.push(OutputError::IsFile { out: out() }.into()),
             Found::Build if force => {}
             Found::ForeignFolder if force => {
-                obstacles.push(Error::OutputIsForeign { out: out() });
+                obstacles.push(OutputError::IsForeign { out: out() }.into());
             }
             Found::Build if self.form == Form::Gguf => {
-                obstacles.push(Error::OutputIsBuild { out: out() });
+                obstacles.push(OutputError::IsBuild { out: out() }.into());
             }
             Found::Build | Found::ForeignFolder => {
                 let is_build = self.found == Found::Build;
-                obstacles.push(Error::OutputNotEmpty { out: out(), is_build });
+                obstacles.push(OutputError::NotEmpty { out: out(), is_build }.into());
             }
         }
         obstacles
@@ -131,8 +138,9 @@ impl Output {
     pub fn unfinished(&self) -> Option<Unfinished> {
         let partial = hidden::neighbour(&self.path, "partial");
         let finished = Record::read(&partial).ok()??.bytes();
-        // A journal may speak of what a crash kept from the disk.
-        let bytes = finished.min(hidden::allocated_bytes(&partial).ok()?);
+        // A journal may speak of what a crash kept from the disk, or kept from being tidied up.
+        let model = model_in(&partial, self.form);
+        let bytes = finished.min(hidden::allocated_bytes(&model).ok()?);
         (bytes > 0).then_some(Unfinished { partial, bytes })
     }
 }
@@ -144,6 +152,30 @@ pub struct Unfinished {
     pub partial: PathBuf,
     /// How much of the weights is finished.
     pub bytes: u64,
+}
+
+/// What the hidden folder `dir` holds of the new model: a folder, or the file of the blueprint's name.
+fn model_in(dir: &Path, form: Form) -> PathBuf {
+    dir.join(match form {
+        Form::Folder => "model",
+        Form::Gguf => "model.gguf",
+    })
+}
+
+/// What the file at `path` is where a GGUF file is to go.
+fn found_file(path: &Path) -> Found {
+    match Manifest::read(path) {
+        Err(_) => Found::File,
+        Ok(_) if gguf_head::has_its_tensors(path) => Found::Build,
+        Ok(_) => Found::MadeOfBuild,
+    }
+}
+
+/// Whether `path` is called as GGUF files are, or is nothing but their ending.
+fn is_named_gguf(path: &Path) -> bool {
+    let is_gguf = |text: &OsStr| text.eq_ignore_ascii_case("gguf");
+    path.extension().is_some_and(is_gguf)
+        || path.file_name().is_some_and(|name| name.eq_ignore_ascii_case(".gguf"))
 }
 
 /// Makes `path` absolute and follows links in the part of it that exists.
@@ -179,7 +211,7 @@ pub struct Partial {
     output: Output,
     dir: PathBuf,
     /// Locked for as long as this is open.
-    lock: File,
+    _lock: File,
     /// Folders above the output that had to be made, the outermost last.
     parents: Vec<PathBuf>,
     /// Whether something was in the folder.
@@ -201,7 +233,7 @@ impl Partial {
             Ok(lock) => {
                 let found = dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
                 let (committed, stays) = (false, false);
-                Ok(Self { output, dir, lock, parents, found, committed, stays })
+                Ok(Self { output, dir, _lock: lock, parents, found, committed, stays })
             }
             Err(error) => {
                 remove_empty(&parents);
@@ -210,9 +242,26 @@ impl Partial {
         }
     }
 
-    /// Removes what earlier builds left, in the folder and beside it, but for the files `kept`.
+    /// Removes what earlier builds left, in the folder and beside it, but for a journal and the new
+    /// model's files that have the names `kept`; if there are none, for nothing.
     pub fn clear(&self, kept: &[&str]) -> Result<()> {
-        hidden::empty(&self.dir, kept)?;
+        let (model, journal) = (self.model(), self.dir.join(journal::FILE));
+        let has_form = |metadata: &Metadata| match self.output.form {
+            Form::Folder => metadata.is_dir(),
+            Form::Gguf => metadata.is_file(),
+        };
+        hidden::empty(&self.dir, |path, metadata| {
+            let is_one =
+                path == model && has_form(metadata) || path == journal && metadata.is_file();
+            is_one && !kept.is_empty()
+        })?;
+        if self.output.form == Form::Folder {
+            let failed = |source| Error::Io { path: model.clone(), doing: "created", source };
+            fs::create_dir_all(&model).map_err(failed)?;
+            hidden::empty(&model, |path, metadata| {
+                metadata.is_file() && kept.iter().any(|name| path.ends_with(name))
+            })?;
+        }
         let aside = hidden::neighbour(&self.output.path, "old");
         if aside.exists() {
             // A build that was killed after it had replaced an earlier one left it.
@@ -245,101 +294,81 @@ impl Partial {
         &self.dir
     }
 
-    /// Moves the file called `name` to the output's place, which now is complete.
-    ///
-    /// An earlier build there is replaced in the same step.
-    pub fn commit_file(&mut self, name: &str) -> Result<()> {
-        let out = self.output.path.clone();
-        let file = self.dir.join(name);
-        let failed = |path: &Path, doing| {
-            let path = path.to_owned();
-            move |source| Error::Io { path, doing, source }
-        };
-        self.lock.sync_all().map_err(failed(&self.dir, "synced"))?;
-        if self.output.found == Found::Build {
-            fs::rename(&file, &out).map_err(failed(&out, "replaced"))?;
-        } else {
-            match disk::rename_new(&file, &out) {
-                Err(error) if disk::is_unsupported(&error) => {
-                    // Where files cannot be linked either, what came here since is not looked for.
-                    fs::rename(&file, &out).map_err(failed(&out, "created"))?;
-                }
-                renamed => renamed.map_err(failed(&out, "created"))?,
-            }
-        }
-        self.committed = true;
-        // The new model stands; a folder that cannot be removed now shows by its name.
-        let _ = fs::remove_dir_all(&self.dir);
-        let above = out.parent().unwrap_or(Path::new("/"));
-        File::open(above).and_then(|above| above.sync_all()).map_err(failed(above, "synced"))
+    /// What is moved to the output's place when it is complete: a folder or a file.
+    #[must_use]
+    pub fn model(&self) -> PathBuf {
+        model_in(&self.dir, self.output.form)
     }
 
-    /// Moves the folder to the output's place, which now is complete.
+    /// The folder that the new model's files are written into.
+    #[must_use]
+    pub fn files(&self) -> PathBuf {
+        match self.output.form {
+            Form::Folder => self.model(),
+            Form::Gguf => self.dir.clone(),
+        }
+    }
+
+    /// Moves the new model to the output's place, which now is complete.
     ///
-    /// An earlier build there changes places with it in one step where the file system can do that,
-    /// else it is moved aside first; it is removed once the new one stands.
+    /// An earlier build there is replaced in the same step where the file system can do that, else it
+    /// is moved aside first; it is removed once the new one stands. Until then the journal stays, so
+    /// that a build which is killed here can be gone on with.
     pub fn commit(&mut self) -> Result<()> {
-        let failed = |source| Error::Io { path: self.dir.clone(), doing: "emptied", source };
-        let journal = self.dir.join(journal::FILE);
-        let lines = fs::read(&journal).map_err(failed)?;
-        fs::remove_file(&journal).map_err(failed)?;
-        let moved = self.move_to_output();
-        if moved.is_err() && !self.committed {
-            // Without it the folder could not be gone on with. Where it cannot be written the error
-            // that there is says enough.
-            let _ = fs::write(&journal, lines);
-        }
-        moved
-    }
-
-    fn move_to_output(&mut self) -> Result<()> {
         let failed = |path: &Path, doing| {
             let path = path.to_owned();
             move |source| Error::Io { path, doing, source }
         };
-        let out = self.output.path.clone();
-        self.lock.sync_all().map_err(failed(&self.dir, "synced"))?;
-        let earlier = if self.output.found == Found::Build {
-            Some(self.replace(&out)?)
-        } else {
-            fs::rename(&self.dir, &out).map_err(failed(&out, "replaced"))?;
-            None
-        };
+        let synced = |dir: &Path| File::open(dir).and_then(|dir| dir.sync_all());
+        let files = self.files();
+        synced(&files).map_err(failed(&files, "synced"))?;
+        let aside = self.move_to_output()?;
         self.committed = true;
-        let above = out.parent().unwrap_or(Path::new("/"));
-        let synced = File::open(above).and_then(|above| above.sync_all());
-        synced.map_err(failed(above, "synced"))?;
-        if let Some((earlier, lock)) = earlier {
-            // The new model stands; what cannot be removed now is removed by the next build.
-            let _ = fs::remove_dir_all(earlier);
-            drop(lock);
+        // What cannot be removed from here on shows by its name, and the next build removes it.
+        let _ = fs::remove_file(self.dir.join(journal::FILE));
+        // Empty unless the earlier build is in it, or is beside it and must be under its lock.
+        let is_gone = aside.is_none() && fs::remove_dir(&self.dir).is_ok();
+        let above = self.output.path.parent().unwrap_or(Path::new("/"));
+        synced(above).map_err(failed(above, "synced"))?;
+        let _ = aside.map(fs::remove_dir_all);
+        if !is_gone {
+            let _ = fs::remove_dir_all(&self.dir);
         }
         Ok(())
     }
 
-    /// Replaces the earlier build at `out`; returns where that is now, and its lock.
-    ///
-    /// By a free lock another build would take it, in its hidden place, for what a killed one left.
-    fn replace(&self, out: &Path) -> Result<(PathBuf, File)> {
-        let failed = |doing| move |source| Error::Io { path: out.to_owned(), doing, source };
-        let lock = File::open(out).map_err(failed("opened"))?;
-        if !disk::lock(&lock).map_err(failed("locked"))? {
-            return Err(Error::Busy { partial: out.to_owned() });
+    /// Moves the new model, and an earlier build out of its way; returns where that is, if it is not
+    /// in the folder now.
+    fn move_to_output(&self) -> Result<Option<PathBuf>> {
+        let (model, out) = (self.model(), &self.output.path);
+        let failed = |doing| move |source| Error::Io { path: out.clone(), doing, source };
+        let replaces = self.output.found == Found::Build;
+        match self.output.form {
+            Form::Folder if replaces => match disk::exchange(&model, out) {
+                Err(error) if disk::is_unsupported(&error) => {
+                    return self.replace_in_two_steps().map(Some);
+                }
+                exchanged => exchanged.map_err(failed("replaced"))?,
+            },
+            Form::Gguf if !replaces => match disk::rename_new(&model, out) {
+                Err(error) if disk::is_unsupported(&error) => {
+                    // Where files cannot be linked either, what came here since is not looked for.
+                    fs::rename(&model, out).map_err(failed("created"))?;
+                }
+                renamed => renamed.map_err(failed("created"))?,
+            },
+            Form::Folder | Form::Gguf => fs::rename(&model, out).map_err(failed("replaced"))?,
         }
-        match disk::exchange(&self.dir, out) {
-            Ok(()) => Ok((self.dir.clone(), lock)),
-            Err(error) if disk::is_unsupported(&error) => Ok((self.replace_in_two_steps()?, lock)),
-            Err(error) => Err(failed("replaced")(error)),
-        }
+        Ok(None)
     }
 
     /// Moves the earlier build aside and the new one to its place; returns where the earlier one is.
     fn replace_in_two_steps(&self) -> Result<PathBuf> {
         let out = &self.output.path;
-        let aside = hidden::neighbour(&self.output.path, "old");
+        let aside = hidden::neighbour(out, "old");
         let failed = |doing| move |source| Error::Io { path: out.clone(), doing, source };
         fs::rename(out, &aside).map_err(failed("moved aside"))?;
-        if let Err(error) = fs::rename(&self.dir, out) {
+        if let Err(error) = fs::rename(self.model(), out) {
             fs::rename(&aside, out).map_err(failed("moved back"))?;
             return Err(failed("replaced")(error));
         }

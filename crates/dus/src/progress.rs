@@ -1,5 +1,7 @@
 //! How a long call tells what it does, and hears that it should stop.
 
+use std::time::Duration;
+
 use crate::error::{Error, Result};
 
 /// What a long call is at.
@@ -18,6 +20,8 @@ pub enum Progress {
     Lost(u64),
     /// It waits for the disk to have everything.
     Syncing,
+    /// It waits for so long before it asks the hub again, which is busy or out of reach.
+    Waiting(Duration),
 }
 
 /// A caller's eyes on a long call, from any thread.

@@ -71,6 +71,8 @@ pub struct Recipe {
     pub to: Option<Form>,
     /// The most bytes of tensors in a shard.
     pub max_shard_bytes: u64,
+    /// Whether that is asked for; else it is the default, which a GGUF file has no use for.
+    pub limits_shards: bool,
     /// The model that gives the embeddings, if the recipe says so.
     pub embeddings: Option<String>,
     /// The model that gives the final norm.
@@ -279,6 +281,7 @@ impl Draft {
         {
             check_giver(key, value.as_deref(), &models)?;
         }
+        let limits_shards = self.max_shard_size.is_some();
         let max_shard_bytes = self.max_shard_size.map_or(Ok(DEFAULT_MAX_SHARD_BYTES), |value| {
             size::parse(&value).ok_or(Error::RecipeValue {
                 key: "max_shard_size",
@@ -294,6 +297,7 @@ impl Draft {
             dtype: self.dtype.map(|dtype| dtype.parse()).transpose()?,
             to: self.to.map(|form| form.parse()).transpose()?,
             max_shard_bytes,
+            limits_shards,
             embeddings: self.embeddings,
             norm: self.norm,
             lm_head: self.lm_head,

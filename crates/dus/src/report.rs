@@ -191,7 +191,7 @@ pub(crate) fn build(blueprint: &Blueprint, built: &Built, out: &str, time: Durat
         .map(|(bytes, way)| format!("{} {way}", Bytes(*bytes)))
         .collect();
     text.push_str(&ways.join(", "));
-    if blueprint.form() == Form::Folder {
+    if blueprint.form() == Form::Folder && blueprint.has_weights() {
         let other = blueprint.layout_kind.other();
         let _ = write!(
             text,

@@ -9,7 +9,7 @@ use checkpoint::{Checkpoint, Dtype, Encoding};
 
 use crate::anatomy::Anatomy;
 use crate::arithmetic::{Rows, Transform, blocks};
-use crate::error::{Error, Result};
+use crate::error::{Error, QuantisedError, Result, TensorsError};
 use crate::plan::{Action, LayerPlan, LayerRef, Pattern, PlannedLayer, TensorOp};
 use crate::quantised::QuantisedModules;
 use crate::translation::Translation;
@@ -310,11 +310,12 @@ impl Builder<'_> {
         let tensor = &self.models[model].checkpoint.tensors()[tensor];
         match self.quantised[model].mate_of(&tensor.name) {
             None => Ok(()),
-            Some(mate) => Err(Error::ChangeOfQuantised {
+            Some(mate) => Err(QuantisedError::ChangeOfQuantised {
                 tensor: tensor.name.clone(),
                 mate: mate.name.clone(),
                 encoding: mate.encoding,
-            }),
+            }
+            .into()),
         }
     }
 }
@@ -327,10 +328,12 @@ fn refuse_change_of_blocks(tensor: &checkpoint::Tensor, change: &Change) -> Resu
     }
     let (name, found) = (tensor.name.clone(), tensor.encoding);
     if !change.noises.is_empty() {
-        return Err(Error::NoiseOfBlocks { tensor: name, found });
+        return Err(QuantisedError::NoiseOfBlocks { tensor: name, found }.into());
     }
     if !blocks::can_scale(ggml_type, change.scale) {
-        return Err(Error::ScaleOfBlocks { tensor: name, found, factor: change.scale });
+        return Err(
+            QuantisedError::ScaleOfBlocks { tensor: name, found, factor: change.scale }.into()
+        );
     }
     Ok(())
 }
@@ -380,25 +383,27 @@ fn refuse_unlike_models(models: &[Model]) -> Result<()> {
     let label = |model: &Model| model.label().to_owned();
     for other in others {
         if other.anatomy.prefix != first.anatomy.prefix {
-            return Err(Error::UnlikeNames {
+            return Err(TensorsError::UnlikeNames {
                 first: label(first),
                 first_prefix: first.anatomy.prefix.clone(),
                 other: label(other),
                 other_prefix: other.anatomy.prefix.clone(),
-            });
+            }
+            .into());
         }
         let shapes = shapes_by_name(first);
         for (name, (tensor, shape)) in shapes_by_name(other) {
             if let Some((_, expected)) = shapes.get(&name)
                 && *expected != shape
             {
-                return Err(Error::UnlikeShapes {
+                return Err(TensorsError::UnlikeShapes {
                     tensor: tensor.to_owned(),
                     first: label(first),
                     expected: expected.to_vec(),
                     other: label(other),
                     found: shape.to_vec(),
-                });
+                }
+                .into());
             }
         }
     }
@@ -424,14 +429,19 @@ fn refuse_cast_of_quantised(models: &[Model], dtype: Encoding) -> Result<()> {
     for model in models.iter().filter(|model| model.checkpoint.gguf().is_none()) {
         let config = model.checkpoint.config();
         if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
-            return Err(Error::CastOfQuantised { config: model.checkpoint.config_path(), dtype });
+            return Err(QuantisedError::CastOfQuantised {
+                config: model.checkpoint.config_path(),
+                dtype,
+            }
+            .into());
         }
         if let Some(tensor) = QuantisedModules::of(&model.checkpoint).first() {
-            return Err(Error::CastBesideQuantised {
+            return Err(QuantisedError::CastBesideQuantised {
                 tensor: tensor.name.clone(),
                 found: tensor.encoding,
                 dtype,
-            });
+            }
+            .into());
         }
     }
     Ok(())

@@ -8,10 +8,11 @@ use crate::finished::Finished;
 use crate::shards::Move;
 use crate::splice::Model;
 
-/// Windows of the source that are copied to all their places before the next one is begun.
-const WINDOW_BYTES: u64 = 16 << 20;
+/// Windows of a source that are copied to all their places before the next one is begun.
+pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
 
 /// A stretch of a source file and what becomes of it.
+#[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) model: usize,
     pub(crate) file: usize,
@@ -20,6 +21,7 @@ pub(crate) struct Task {
 }
 
 /// What becomes of it.
+#[derive(Debug)]
 pub(crate) enum Work {
     /// Pieces of it go to their places as they are.
     Copy(Vec<Piece>),
@@ -30,14 +32,16 @@ pub(crate) enum Work {
 /// A stretch of a source file, the shard that it goes to, and where in it.
 pub(crate) type Piece = (Range<u64>, usize, u64);
 
-/// Cuts moves into windows, each with all the places that parts of it go to.
-pub(crate) fn windows(moves: Vec<Move>) -> Vec<Task> {
+/// Cuts moves into windows, each with all the places that parts of it go to; `window_bytes` is their
+/// length in the file of a model.
+pub(crate) fn windows(moves: Vec<Move>, window_bytes: impl Fn(usize, usize) -> u64) -> Vec<Task> {
     let mut pieces: BTreeMap<(usize, usize, u64), Vec<Piece>> = BTreeMap::new();
     for run in moves {
         let mut begin = run.source.start;
+        let window_bytes = window_bytes(run.model, run.file);
         while begin < run.source.end {
-            let window = begin / WINDOW_BYTES;
-            let end = run.source.end.min((window + 1) * WINDOW_BYTES);
+            let window = begin / window_bytes;
+            let end = run.source.end.min((window + 1) * window_bytes);
             let target = run.target + (begin - run.source.start);
             pieces.entry((run.model, run.file, window)).or_default().push((
                 begin..end,

@@ -1,15 +1,15 @@
 //! The terminal: output, errors, progress bars and signals.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use dus::progress::{Progress, Watch};
 use dus::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// The terminal, with the signal that asked to stop, if one did.
@@ -18,6 +18,9 @@ pub(crate) struct Terminal {
     bar: ProgressBar,
     moving: ProgressStyle,
     syncing: ProgressStyle,
+    waiting: ProgressStyle,
+    /// Until when the hub is left alone; the past, if it is not.
+    asked_again: Arc<Mutex<Instant>>,
 }
 
 impl Terminal {
@@ -41,11 +44,21 @@ impl Terminal {
              {decimal_bytes_per_sec} {eta} left",
         );
         let syncing = ProgressStyle::with_template("{spinner} waiting for the disk");
+        let asked_again = Arc::new(Mutex::new(Instant::now()));
+        let until = Arc::clone(&asked_again);
+        let waiting = ProgressStyle::with_template("{spinner} {wait}").map_err(io::Error::other)?;
+        let waiting =
+            waiting.with_key("wait", move |_: &ProgressState, text: &mut dyn fmt::Write| {
+                let until = *until.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = text.write_str(&wait(until.saturating_duration_since(Instant::now())));
+            });
         Ok(Self {
             signal,
             bar,
             moving: moving.map_err(io::Error::other)?,
             syncing: syncing.map_err(io::Error::other)?,
+            waiting,
+            asked_again,
         })
     }
 
@@ -59,20 +72,38 @@ impl Terminal {
     pub(crate) fn progress(&self, quiet: bool) -> Shown {
         let (bar, signal) = (self.bar.clone(), Arc::clone(&self.signal));
         let (moving, syncing) = (self.moving.clone(), self.syncing.clone());
+        let (waiting, asked_again) = (self.waiting.clone(), Arc::clone(&self.asked_again));
+        let is_waiting = AtomicBool::new(false);
         Shown {
             on_progress: Box::new(move |progress| match progress {
                 _ if quiet => {}
                 Progress::Begin { doing, bytes } => {
+                    is_waiting.store(false, Ordering::Relaxed);
                     bar.disable_steady_tick();
                     bar.set_style(moving.clone());
                     bar.reset();
                     bar.set_length(bytes);
                     bar.set_message(doing);
                 }
-                Progress::Done(bytes) => bar.inc(bytes),
+                Progress::Done(bytes) => {
+                    // One connection waits, and another goes on: the bar shows the one that does.
+                    if is_waiting.swap(false, Ordering::Relaxed) {
+                        bar.disable_steady_tick();
+                        bar.set_style(moving.clone());
+                    }
+                    bar.inc(bytes);
+                }
                 Progress::Lost(bytes) => bar.dec(bytes),
                 Progress::Syncing => {
                     bar.set_style(syncing.clone());
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                }
+                Progress::Waiting(time) => {
+                    let mut until = asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+                    *until = Instant::now() + time;
+                    drop(until);
+                    is_waiting.store(true, Ordering::Relaxed);
+                    bar.set_style(waiting.clone());
                     bar.enable_steady_tick(Duration::from_millis(100));
                 }
             }),
@@ -83,6 +114,14 @@ impl Terminal {
     /// Takes the progress bar away.
     pub(crate) fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// What is shown for as long as the hub is left alone.
+fn wait(left: Duration) -> String {
+    match left.as_secs_f64().ceil() {
+        0.0 => "asking the hub again".to_owned(),
+        seconds => format!("the hub is busy or out of reach; it is asked again in {seconds} s"),
     }
 }
 
@@ -148,4 +187,17 @@ pub(crate) fn report_error(what: &str, error: &dyn std::error::Error, hint: Opti
 fn to_stderr(text: &str) {
     // Where stderr is gone there is nobody to tell.
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_counted_down() {
+        let busy = |n| format!("the hub is busy or out of reach; it is asked again in {n} s");
+        assert_eq!(wait(Duration::from_secs(90)), busy(90));
+        assert_eq!(wait(Duration::from_millis(1)), busy(1));
+        assert_eq!(wait(Duration::ZERO), "asking the hub again");
+    }
 }

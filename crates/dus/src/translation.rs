@@ -6,7 +6,7 @@ use checkpoint::gguf::names;
 use checkpoint::{Checkpoint, Dtype, Encoding, Tensor};
 
 use crate::arithmetic::{RowOrder, Rows};
-use crate::error::{Error, Result};
+use crate::error::{FormError, QuantisedError, Result};
 use crate::quantised::is_floating;
 use crate::recipe::{Form, TensorType};
 use crate::splice::Change;
@@ -38,14 +38,14 @@ impl Translation {
         let source = sources[donor];
         let from = form(source);
         if let (Form::Folder, Some(dtype @ TensorType::Q8_0)) = (to, dtype) {
-            return Err(Error::DtypeOfGguf { dtype: dtype.name() });
+            return Err(FormError::DtypeOfGguf { dtype: dtype.name() }.into());
         }
         let architecture = match (source.gguf(), to) {
             (Some(gguf), _) => Some(gguf.architecture),
             (None, Form::Folder) => None,
             (None, Form::Gguf) => {
                 let architecture = Architecture::of_config(source.config());
-                Some(architecture.ok_or_else(|| Error::NoArchitecture {
+                Some(architecture.ok_or_else(|| FormError::NoArchitecture {
                     config: source.config_path(),
                     known: architecture::known_model_types(),
                 })?)
@@ -81,13 +81,20 @@ impl Translation {
             (Encoding::Blocks(_), None) => return Ok(found),
             (Encoding::Blocks(_), Some(dtype)) if dtype.encoding() == found => return Ok(found),
             (Encoding::Blocks(_), Some(dtype)) => {
-                return Err(Error::CastOfBlocks { tensor: name(), found, dtype: dtype.name() });
+                return Err(QuantisedError::CastOfBlocks {
+                    tensor: name(),
+                    found,
+                    dtype: dtype.name(),
+                }
+                .into());
             }
             (Encoding::Plain(_), _) if self.from == Form::Gguf && self.dtype.is_none() => {
                 return Ok(found);
             }
             (Encoding::Plain(Dtype::F16 | Dtype::BF16 | Dtype::F32), _) => {}
-            (Encoding::Plain(_), _) => return Err(Error::NotInGguf { tensor: name(), found }),
+            (Encoding::Plain(_), _) => {
+                return Err(FormError::NotInGguf { tensor: name(), found }.into());
+            }
         }
         let stored = self.architecture.and_then(|names| names::in_gguf(names, &tensor.name));
         let stored = stored.map_or_else(String::new, |stored| stored.name);
@@ -115,7 +122,7 @@ impl Translation {
     ) -> Result<Option<Change>> {
         let stored = self.architecture.map(|architecture| {
             names::in_gguf(architecture, &tensor.name)
-                .ok_or_else(|| Error::NoNameInGguf { tensor: tensor.name.clone() })
+                .ok_or_else(|| FormError::NoNameInGguf { tensor: tensor.name.clone() })
         });
         let stored = stored.transpose()?.map_or(Stored::None, |stored| stored.change);
         let (heads, added) = match stored {
@@ -140,7 +147,7 @@ impl Translation {
             let whole = head_rows
                 .filter(|head| head % 2 == 0 && head * num_heads.unwrap_or(0) as usize == rows);
             let Some(head_rows) = whole else {
-                return Err(Error::Heads { tensor: tensor.name.clone(), rows, key });
+                return Err(FormError::Heads { tensor: tensor.name.clone(), rows, key }.into());
             };
             let row_elements = tensor.shape.get(1).copied().unwrap_or(1);
             let (from, to) = (order(self.from), order(self.to));

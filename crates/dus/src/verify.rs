@@ -6,21 +6,22 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use checkpoint::Checkpoint;
 use checkpoint::gguf::Metadata;
 use checkpoint::gguf::metadata::shown;
+use checkpoint::{Checkpoint, WeightFile};
 use rayon::prelude::*;
 
 use crate::arithmetic::Transform;
 use crate::blueprint::{Blueprint, LayoutKind};
 use crate::conversion::{self, BLOCK_BYTES, Rms};
-use crate::error::{Error, Result, one_line};
+use crate::error::{Error, ProvenanceError, Result, one_line};
 use crate::gguf_head::GgufHead;
-use crate::manifest::{Manifest, SourceFile};
+use crate::manifest::{Manifest, SourceFile, SourceModel};
 use crate::open_file::{OpenFile, open_files};
+use crate::open_source::OpenSource;
 use crate::progress::{Progress, Watch};
 use crate::recipe::{Draft, Form, Recipe, Source};
-use crate::sources::Access;
+use crate::sources::{self, Access};
 use crate::splice::{Model, NewTensor};
 
 /// What a comparison found.
@@ -41,6 +42,8 @@ pub struct Whereabouts {
     pub base: Option<Source>,
     /// Models by name.
     pub models: Vec<(String, Source)>,
+    /// Whether what is on the hub is read there, and no copy is kept.
+    pub no_cache: bool,
 }
 
 /// Compares the build in `dir` with the models that it was made from.
@@ -55,7 +58,11 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     })?;
     let names: Vec<&str> = manifest.models.iter().filter_map(|m| m.name.as_deref()).collect();
     if whereabouts.base.is_some() && !names.is_empty() {
-        return Err(Error::BaseOfSeveral { names: names.join(", ") });
+        return Err(ProvenanceError::BaseOfSeveral { names: names.join(", ") }.into());
+    }
+    if let Some((name, _)) = whereabouts.models.iter().find(|(name, _)| !names.contains(&&**name)) {
+        let (name, names) = (name.clone(), names.join(", "));
+        return Err(ProvenanceError::NoSuchModel { name, names }.into());
     }
     let form = if real.is_file() { Form::Gguf } else { Form::Folder };
     let folder = if real.is_file() { real.parent().unwrap_or(&real) } else { &real };
@@ -63,14 +70,13 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     let flags =
         Draft { base: whereabouts.base, models: whereabouts.models, to, ..Draft::default() };
     let recipe: Recipe = manifest.draft(folder).replaced_by(flags).finish()?;
-    let blueprint = Blueprint::with_access(recipe, LayoutKind::Size, None, Access::Weights, watch)
-        .map_err(|error| match error {
-            Error::Checkpoint(source @ checkpoint::Error::NoSuchPath { .. }) => {
-                Error::BaseGone { source }
-            }
-            error => error,
-        })?;
-    check_base(&manifest, &blueprint)?;
+    let access = if whereabouts.no_cache { Access::Streamed } else { Access::Weights };
+    let models = recipe.models.clone();
+    let blueprint = Blueprint::with_access(recipe, LayoutKind::Size, None, access, watch)
+        .map_err(|error| reason(error, &manifest, &models))?;
+    for (then, now) in manifest.models.iter().zip(&blueprint.models) {
+        check_base(then, &now.checkpoint)?;
+    }
 
     let mut differences = Vec::new();
     let built = match Checkpoint::open(dir) {
@@ -103,31 +109,45 @@ pub fn verify(dir: &Path, whereabouts: Whereabouts, watch: &Watch) -> Result<Ver
     Ok(Verdict { num_tensors, bytes, differences })
 }
 
-/// Refuses a base whose files are not those that the build was made from.
-fn check_base(manifest: &Manifest, blueprint: &Blueprint) -> Result<()> {
-    for (then, now) in manifest.models.iter().zip(&blueprint.models) {
-        let files: Vec<SourceFile> = now
-            .checkpoint
-            .files()
-            .iter()
-            .map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes })
-            .collect();
-        // What a GGUF file is called is no part of the model, as a folder's name is none.
-        let named = now.checkpoint.gguf().is_none();
-        let same =
-            |a: &SourceFile, b: &SourceFile| a.bytes == b.bytes && (a.name == b.name || !named);
-        let all_same = files.iter().zip(&then.files).all(|(a, b)| same(a, b));
-        if files.len() != then.files.len() || !all_same {
-            let differing =
-                then.files.iter().find(|then| !files.iter().any(|file| same(file, then)));
-            let what = match differing {
-                Some(file) => format!("{} had {} bytes", file.name, file.bytes),
-                None => "it has more files".to_owned(),
-            };
-            return Err(Error::OtherBase { path: now.checkpoint.path().to_owned(), what });
+/// Why what was built cannot be thought through again, where `error` is what came of it.
+///
+/// That it is another base says more than what the recipe cannot do with that one.
+fn reason(error: Error, manifest: &Manifest, models: &[(Option<String>, Source)]) -> Error {
+    match error {
+        Error::Cancelled => Error::Cancelled,
+        Error::Checkpoint(checkpoint::Error::NoSuchPath { spec, path }) => {
+            let gone = models.iter().find(|(_, model)| model.spec == spec);
+            let model = gone.and_then(|(name, _)| name.clone());
+            let source = checkpoint::Error::NoSuchPath { spec, path };
+            ProvenanceError::BaseGone { model, source }.into()
+        }
+        error => {
+            let others = manifest.models.iter().zip(models).find_map(|(then, (_, now))| {
+                let found = sources::find(now, Access::Local, &Watch::nobody()).ok()?;
+                check_base(then, &Checkpoint::open(&found.location.path).ok()?).err()
+            });
+            others.unwrap_or(error)
         }
     }
-    Ok(())
+}
+
+/// Refuses a base whose files are not those that the build was made from.
+fn check_base(then: &SourceModel, now: &Checkpoint) -> Result<()> {
+    let file = |file: &WeightFile| SourceFile { name: file.name.clone(), bytes: file.bytes };
+    let files: Vec<SourceFile> = now.files().iter().map(file).collect();
+    // What a GGUF file is called is no part of the model, as a folder's name is none.
+    let named = now.gguf().is_none();
+    let same = |a: &SourceFile, b: &SourceFile| a.bytes == b.bytes && (a.name == b.name || !named);
+    if files.len() == then.files.len() && files.iter().zip(&then.files).all(|(a, b)| same(a, b)) {
+        return Ok(());
+    }
+    let differing = then.files.iter().find(|then| !files.iter().any(|file| same(file, then)));
+    let what = match differing {
+        Some(file) => format!("{} had {} bytes", file.name, file.bytes),
+        None => "it has more files".to_owned(),
+    };
+    Err(ProvenanceError::OtherBase { path: now.path().to_owned(), model: then.name.clone(), what }
+        .into())
 }
 
 /// The keys of the config that are not as the build wrote them.
@@ -181,7 +201,7 @@ fn metadata_differences(head: &GgufHead, built: &Checkpoint) -> Vec<String> {
 struct Comparison<'a> {
     blueprint: &'a Blueprint,
     watch: &'a Watch<'a>,
-    sources: Vec<Vec<OpenFile>>,
+    sources: Vec<Vec<OpenSource>>,
     targets: Vec<OpenFile>,
     pairs: Vec<Pair<'a>>,
     missing: Vec<String>,
@@ -197,8 +217,7 @@ struct Pair<'a> {
 
 impl<'a> Comparison<'a> {
     fn new(blueprint: &'a Blueprint, built: &'a Checkpoint, watch: &'a Watch<'a>) -> Result<Self> {
-        let open = |model: &Model| open_files(&model.checkpoint);
-        let sources = blueprint.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let sources = blueprint.open_sources()?;
         let targets = open_files(built)?;
         let rms = Rms::measure(&blueprint.splice, &blueprint.models, &sources, watch)?;
         let (mut pairs, mut missing) = (Vec::new(), Vec::new());
@@ -294,7 +313,7 @@ impl<'a> Comparison<'a> {
         buffers.resize(source_bytes + target_bytes + computed_bytes, 0);
         let (from, rest) = buffers.split_at_mut(source_bytes);
         let (found, computed) = rest.split_at_mut(target_bytes);
-        source.read_exact_at(from, pair.source.range.start + block.start)?;
+        source.read_exact_at(from, pair.source.range.start + block.start, self.watch)?;
         target.read_exact_at(found, pair.target.range.start + begin)?;
         let expected = match &pair.transform {
             None => &*from,

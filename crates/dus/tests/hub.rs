@@ -2,51 +2,25 @@
 //! machine.
 
 #![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
-#![expect(clippy::print_stderr, reason = "a file that is shared says why a test is skipped")]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 #[path = "command_line/dus.rs"]
 mod dus;
+#[path = "hub/place.rs"]
+mod place;
+#[path = "hub/trouble.rs"]
+mod trouble;
+#[path = "interruption/under_way.rs"]
+mod under_way;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use dus::{dus, run};
-use testkit::hub_server::{Fault, Host, HubServer};
-use testkit::{TinyModel, splice, weights};
-
-const REPO: &str = "owner/tiny";
-const PLAN: &str = "0..3 + 1..4";
-
-/// A hub with a tiny model, and an empty folder to work in.
-struct Place {
-    hub: HubServer,
-    model: TinyModel,
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let model = TinyModel { num_shards: Some(2), ..TinyModel::default() };
-        let (hub, dir) = (HubServer::start(), tempfile::tempdir().unwrap());
-        let folder = tempfile::tempdir().unwrap();
-        model.write(folder.path());
-        let _ = hub.commit_folder(REPO, folder.path());
-        Self { hub, model, dir }
-    }
-
-    fn dus(&self) -> Command {
-        let mut dus = dus(self.dir.path());
-        dus.env("HF_ENDPOINT", self.hub.endpoint()).env("HF_HUB_OFFLINE", "0");
-        dus.env("TMPDIR", self.dir.path().join("tmp"));
-        fs::create_dir_all(self.dir.path().join("tmp")).unwrap();
-        dus
-    }
-
-    fn out(&self) -> std::path::PathBuf {
-        self.dir.path().join("out")
-    }
-}
+use place::{PLAN, Place, REPO};
+use testkit::gguf::TinyGguf;
+use testkit::hub_server::{Fault, Host};
+use testkit::{splice, weights};
 
 #[test]
 fn a_plan_reads_headers_only() {
@@ -67,6 +41,21 @@ fn a_plan_reads_headers_only() {
     let left = place.dir.path().join("tmp").read_dir().unwrap().count();
     assert_eq!(left, 0, "headers are not left behind");
     place.hub.assert_token_stayed();
+}
+
+/// The tokenizer is part of a GGUF file: to plan one, it is read, and the weights are not.
+#[test]
+fn a_plan_of_a_gguf_file_reads_the_tokenizer_too() {
+    let place = Place::new();
+    let _ = place.hub.commit_folder(REPO, &dus::tiny_mistral());
+    for flags in [&["--to", "gguf"][..], &["-o", "x.gguf"]] {
+        let args = [&["plan", REPO, "--layers", "dus(8)", "--json"][..], flags].concat();
+        let plan = run(place.dus(), &args).done().json();
+        assert_eq!(plan["num_hidden_layers"], 48);
+    }
+    // Two times the headers of three shards, of 12 MB.
+    assert!(place.hub.bytes_from_storage() < 1_000_000, "{}", place.hub.bytes_from_storage());
+    assert!(!place.cache().exists(), "nothing comes into the cache");
 }
 
 #[test]
@@ -152,5 +141,75 @@ fn a_build_is_uploaded_without_the_paths_of_this_machine() {
     run(dus, &["build", repo, "--layers", "0..n", "-o", "again"]).done();
     let again = weights::read(&place.dir.path().join("again"));
     assert_eq!(again, weights::read(&place.out()));
+    place.hub.assert_token_stayed();
+}
+
+#[test]
+fn a_config_is_uploaded_without_the_paths_of_this_machine() {
+    let place = Place::new();
+    let base = place.dir.path().join("base");
+    place.model.write(&base);
+    for name in ["config.json", "tokenizer_config.json"] {
+        let key = if name == "config.json" { "_name_or_path" } else { "name_or_path" };
+        testkit::raw::edit_json(&base.join(name), |config| config[key] = "/home/me/step-5".into());
+    }
+    run(place.dus(), &["build", "base", "--layers", PLAN, "-o", "out"]).done();
+    // A card that its owner removed is not missed.
+    fs::remove_file(place.out().join("README.md")).unwrap();
+    let mut dus = place.dus();
+    dus.env("HF_TOKEN", "hf_token");
+    run(dus, &["push", "out", "owner/deep"]).done();
+    let sent = place.hub.files("owner/deep", "main").unwrap();
+    for name in ["config.json", "tokenizer_config.json"] {
+        let here = fs::read_to_string(place.out().join(name)).unwrap();
+        let there = std::str::from_utf8(&sent[name]).unwrap();
+        assert_eq!(there, here.replace("/home/me/step-5", "step-5"));
+        assert_ne!(there, here);
+    }
+    assert!(!sent.contains_key("README.md"));
+}
+
+/// What was sent differs from the file in the base's path alone, and no byte moved.
+#[test]
+fn a_gguf_file_is_uploaded_with_a_card_and_without_the_paths_of_this_machine() {
+    let place = Place::new();
+    let at = |name: &str| place.dir.path().join(name);
+    fs::create_dir(at("secrèt")).unwrap();
+    TinyGguf::default().write(&at("secrèt/base.gguf"));
+    run(place.dus(), &["build", "secrèt/base.gguf", "--layers", PLAN, "-o", "deep.gguf"]).done();
+    let built = fs::read(at("deep.gguf")).unwrap();
+    let push = |repo: &str| {
+        let mut dus = place.dus();
+        dus.env("HF_TOKEN", "hf_token");
+        run(dus, &["push", "deep.gguf", repo, "--json"]).done().json()
+    };
+    assert_eq!(push("owner/deep")["sent_bytes"], built.len());
+
+    let sent = place.hub.files("owner/deep", "main").unwrap();
+    assert_eq!(sent.keys().collect::<Vec<_>>(), ["README.md", "deep.gguf"]);
+    let (file, card) = (&sent["deep.gguf"], std::str::from_utf8(&sent["README.md"]).unwrap());
+    for text in [&file[..], card.as_bytes()] {
+        assert!(!text.windows(4).any(|part| part == b"secr"), "{card}");
+    }
+    let differ = built.iter().zip(file).filter(|(here, there)| here != there).count();
+    assert!(built.len() == file.len() && differ <= "\"secrèt/base.gguf\"".len(), "{differ}");
+    assert!(card.contains("base = \"base.gguf\"") && card.contains("plan: 0..3 + 1..4"), "{card}");
+
+    // It is a build like any other, and the card's recipe makes it again.
+    fs::create_dir(at("other")).unwrap();
+    fs::write(at("other/deep.gguf"), file).unwrap();
+    fs::copy(at("secrèt/base.gguf"), at("other/base.gguf")).unwrap();
+    run(place.dus(), &["verify", "other/deep.gguf"]).done();
+    let recipe = card.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    fs::write(at("other/recipe.toml"), recipe).unwrap();
+    run(place.dus(), &["build", "other/recipe.toml", "-o", "again.gguf"]).done();
+    assert!(fs::read(at("again.gguf")).unwrap()[file.len() - 64..] == file[file.len() - 64..]);
+
+    // Again, nothing is sent; a card that is there is its owner's.
+    assert_eq!(push("owner/deep")["commit"], serde_json::Value::Null);
+    let _ = place.hub.commit("owner/mine", &[("README.md", b"# mine")]);
+    push("owner/mine");
+    let sent = place.hub.files("owner/mine", "main").unwrap();
+    assert_eq!((&*sent["README.md"], sent["deep.gguf"] == *file), (&b"# mine"[..], true));
     place.hub.assert_token_stayed();
 }

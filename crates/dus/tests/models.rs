@@ -200,6 +200,8 @@ fn a_flag_replaces_a_model() {
     std::fs::rename(workshop.path("other"), workshop.path("moved")).unwrap();
     let run = workshop.dus(&["verify", "out"]);
     assert!(run.code == 2 && run.stderr.contains("other"), "{run:?}");
+    assert!(run.stderr.contains("the model `e` of this build is not where"), "{run:?}");
+    assert!(run.stderr.contains("hint: --model e=PATH"), "{run:?}");
     workshop.verified(&["out", "--model", "e=moved"]);
     let run = workshop.dus(&["verify", "out", "--model", "e=recipes/e"]);
     assert!(run.code == 2 && run.stderr.contains("recipes/e"), "{}: {e:?}", run.stderr);
@@ -289,4 +291,13 @@ fn verify_wants_the_models_by_name() {
     assert_eq!(run.code, 2);
     assert!(run.stderr.contains("several models (x, e)"), "{}", run.stderr);
     workshop.verified(&["out", "--model", "x=recipes/x"]);
+    TinyModel { num_hidden_layers: 5, ..TinyModel::default() }.write(&workshop.path("other"));
+    let run = workshop.dus(&["verify", "out", "--model", "e=other"]);
+    assert_eq!(run.code, 2);
+    for part in ["other is not the model `e` of this build", "hint: --model e=PATH"] {
+        assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
+    }
+    let run = workshop.dus(&["verify", "out", "--model", "typo=recipes/x"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("not of a model called typo, but of x, e"), "{}", run.stderr);
 }

@@ -12,6 +12,7 @@ Examples:
   infer generate ./SmolLM2-135M 'The capital of France is' --max-new-tokens 40
   infer generate ./SmolLM2-135M --ids 504,3575,282 --temperature 0.8 --seed 1 --json
   infer score ./base ./deeper --text book.txt --max-tokens 4096
+  infer score ./SmolLM2-135M --layers 'dus(8)' --text book.txt
   infer tokens ./SmolLM2-135M 'How many?'
 
 Exit codes: 0 done; 2 it could not be done; 130 after ^C; 143 after SIGTERM.";
@@ -39,6 +40,10 @@ pub(crate) enum Command {
 /// How a model is run.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
+    /// Run the model through a layer plan that is never built, such as 'dus(8)'; in place of the
+    /// recipe's if MODEL is one
+    #[arg(long, value_name = "PLAN", allow_hyphen_values = true)]
+    pub(crate) layers: Option<String>,
     /// The type of the arithmetic
     #[arg(long, value_enum, default_value_t)]
     dtype: DtypeName,
@@ -115,7 +120,7 @@ pub(crate) struct IdsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LogitsArgs {
-    /// A folder or a hub id
+    /// A folder, a hub id, or a recipe (.toml), which is run without building it
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -134,7 +139,7 @@ pub(crate) struct LogitsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct TokensArgs {
-    /// A folder or a hub id; no weights are read
+    /// A folder, a hub id or a recipe; no weights are read
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
@@ -148,7 +153,7 @@ pub(crate) struct TokensArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ScoreArgs {
-    /// Folders or hub ids; several give a table
+    /// Folders, hub ids or recipes; several give a table
     #[arg(required = true, value_name = "MODEL")]
     pub(crate) models: Vec<String>,
     /// The text's file, or - for stdin
@@ -177,7 +182,7 @@ pub(crate) struct ScoreArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateArgs {
-    /// A folder or a hub id
+    /// A folder, a hub id, or a recipe (.toml), which is run without building it
     pub(crate) model: String,
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]

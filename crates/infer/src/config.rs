@@ -62,9 +62,11 @@ impl DecoderConfig {
 
         let hidden_size = keys.required_count("hidden_size")?;
         let num_attention_heads = keys.required_count("num_attention_heads")?;
-        let num_key_value_heads = keys.count("num_key_value_heads")?;
-        let num_key_value_heads =
-            num_key_value_heads.or(family.num_key_value_heads).unwrap_or(num_attention_heads);
+        // An explicit null means as many as query heads; absence means the family's default.
+        let default = family.num_key_value_heads;
+        let default = default.filter(|_| !config.contains("num_key_value_heads"));
+        let num_key_value_heads = keys.count("num_key_value_heads")?.or(default);
+        let num_key_value_heads = num_key_value_heads.unwrap_or(num_attention_heads);
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             return Err(keys.wrong("num_key_value_heads", "a divisor of `num_attention_heads`"));
         }

@@ -16,16 +16,9 @@ pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
 
-    /// A hub id that is neither in the cache nor to be had from the hub.
-    #[error("{spec} is not in the hub's local cache ({}), and no such path exists", cache.display())]
-    NotOnHub {
-        /// The hub id as it was given.
-        spec: String,
-        /// The cache that was searched.
-        cache: PathBuf,
-        /// What the hub said.
-        source: checkpoint::Error,
-    },
+    /// A model was not found, or its plan cannot be followed.
+    #[error(transparent)]
+    Plan(#[from] dus::Error),
 
     /// The operating system refused.
     #[error("{} cannot be {doing}", path.display())]
@@ -215,6 +208,13 @@ pub enum Error {
         place: String,
     },
 
+    /// A model of which only the headers were asked for.
+    #[error("the weights of {} were not asked for", model.display())]
+    OutlineOnly {
+        /// The model.
+        model: PathBuf,
+    },
+
     /// A form of model that is not run yet.
     #[error("{} is {what}, which infer does not run yet", path.display())]
     NotYet {
@@ -269,7 +269,8 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Checkpoint(error) | Self::NotOnHub { source: error, .. } => return error.hint(),
+            Self::Checkpoint(error) => return error.hint(),
+            Self::Plan(error) => return error.hint(),
             Self::UnknownArchitecture { .. } => {
                 format!("the decoder runs {}", crate::family::names())
             }

@@ -1,14 +1,14 @@
 //! Runs decoder checkpoints: tokens to logits, text to text.
 //!
-//! One decoder serves Llama, Mistral, Qwen2 and Qwen3, by what their configs say. It knows nothing of
-//! layer plans, and it writes no checkpoints. In reading order:
+//! One decoder serves Llama, Mistral, Qwen2 and Qwen3, by what their configs say. It runs
+//! plans that were never built, and writes no checkpoints. In reading order:
 //!
 //! - `family`: what differs between the families, in a table
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`]: which tensors such a decoder has
 //! - [`placement`], [`device`]: which of them go to a GPU, and what there is
-//! - `dot`, [`weight`], `numbers`, [`source`]: matrices, and where they come from
+//! - `dot`, [`weight`], `numbers`, `stored`, [`source`], [`unbuilt`]: matrices, and where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
@@ -40,8 +40,10 @@ pub mod sampling;
 pub mod score;
 pub mod source;
 pub mod stop_strings;
+mod stored;
 pub mod text_stream;
 pub mod tokenizer;
+pub mod unbuilt;
 pub mod weight;
 pub mod windows;
 

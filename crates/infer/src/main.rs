@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::Parser;
 use infer::device;
 use infer::generate::{self, Request, Step, Stop};
-use infer::open::{Opened, Place};
+use infer::open::{Opened, Place, Spec, Wanted};
 use infer::progress::Watch;
 use infer::score::{self, Text};
 use infer::tokenizer::Tokenizer;
@@ -85,7 +85,7 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let opened = open(&args.model, &args.run, terminal)?;
     let (tokenizer, prompt) = prompt(&opened, Input::prompt(args.prompt.as_ref(), &args.ids)?)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
-        return Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() });
+        return Err(Error::NoTokenizer { model: opened.path().to_owned() });
     }
     let request = input::request(args, &opened.generation_config()?, prompt.len())?;
     request.sampling.check(opened.config.vocab_size)?;
@@ -223,7 +223,7 @@ fn rule(args: &ScoreArgs, positions: usize) -> Result<Rule> {
 
 fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.json);
-    let opened = Opened::find(&args.model, &progress.watch())?;
+    let opened = Opened::find(&Spec::new(&args.model), Wanted::Outline, &progress.watch())?;
     terminal.clear();
     let tokenizer = opened.tokenizer()?;
     let input = Input::prompt(args.text.as_ref(), &args.ids)?;
@@ -240,7 +240,8 @@ fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
 fn open(model: &str, args: &RunArgs, terminal: &Terminal) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
-    let opened = Opened::find(model, &progress.watch())?;
+    let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };
+    let opened = Opened::find(&spec, Wanted::Weights, &progress.watch())?;
     terminal.clear();
     told(args, &opened.notes);
     Ok(opened)
@@ -275,7 +276,7 @@ fn prompt(opened: &Opened, input: Input) -> Result<(Option<Tokenizer>, Vec<u32>)
     };
     let ids = input.ids(|text| match &tokenizer {
         Some(tokenizer) => tokenizer.encode(text),
-        None => Err(Error::NoTokenizer { model: opened.checkpoint.path().to_owned() }),
+        None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
     })?;
     let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
     // Said before weights are read, which may take a while.

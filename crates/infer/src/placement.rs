@@ -4,9 +4,10 @@
 //! hidden states move once, from the last layer there to the first one here. The embedding is looked
 //! up and never multiplied by, so it is the first to stay behind.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use crate::anatomy::{self, EMBEDDING, HEAD, NORM};
+use crate::anatomy::{self, EMBEDDING, Expected};
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result, gib};
 
@@ -59,56 +60,51 @@ pub struct Needs {
 }
 
 /// The bytes that a layer's weights take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerNeeds {
-    /// All its tensors.
-    pub weights: u64,
-    /// The first layer that is the same memory: its own number, if it shares with none before it.
-    pub same_as: usize,
+    /// Tensors of its own.
+    pub own: u64,
+    /// Tensors that are one memory on a device with those of the same number, and the bytes of each.
+    pub shared: Vec<(usize, u64)>,
 }
 
 impl Needs {
     /// What a model of `config` needs.
     ///
     /// `positions` counts those of all sequences that run at once, each element of cache and
-    /// activations takes `element_bytes`, a tensor of a name and shape takes `weight_bytes`, and
-    /// `same_as` names for each layer the first that is the same memory.
+    /// activations takes `element_bytes`, a tensor of a name and shape takes `weight_bytes`, and tensors
+    /// for whose names `same_as` has the same number are one memory.
     #[must_use]
     pub fn of(
         config: &DecoderConfig,
         positions: usize,
         element_bytes: usize,
         weight_bytes: &dyn Fn(&str, &[usize]) -> u64,
-        same_as: &dyn Fn(usize) -> usize,
+        same_as: &dyn Fn(&str) -> Option<usize>,
     ) -> Self {
         let mut needs = Self {
             embedding: 0,
             head: 0,
             is_tied: config.tie_word_embeddings,
             parameters: 0,
-            layers: (0..config.num_hidden_layers)
-                .map(|layer| LayerNeeds { weights: 0, same_as: same_as(layer) })
-                .collect(),
+            layers: vec![LayerNeeds::default(); config.num_hidden_layers],
             layer_cache: (2 * config.num_key_value_heads * config.head_dim * positions) as u64
                 * element_bytes as u64,
             gpu_work: work(config, positions as u64, MAX_GPU_SCORES as u64) + RESERVE,
             cpu_work: work(config, positions as u64, MAX_CPU_SCORES as u64),
             positions,
         };
-        for tensor in anatomy::expected(config) {
-            let bytes = weight_bytes(&tensor.name, &tensor.shape);
-            let layer = anatomy::layer_of(&tensor.name);
-            if layer.is_none_or(|layer| needs.layers[layer].same_as == layer) {
-                needs.parameters += tensor.shape.iter().product::<usize>() as u64;
+        let mut known = HashSet::new();
+        for Expected { name, shape } in anatomy::expected(config) {
+            let (bytes, same_as) = (weight_bytes(&name, &shape), same_as(&name));
+            if same_as.is_none_or(|number| known.insert(number)) {
+                needs.parameters += shape.iter().product::<usize>() as u64;
             }
-            match tensor.name.as_str() {
-                EMBEDDING => needs.embedding += bytes,
-                HEAD | NORM => needs.head += bytes,
-                _ => {
-                    if let Some(layer) = layer {
-                        needs.layers[layer].weights += bytes;
-                    }
-                }
+            match (anatomy::layer_of(&name), same_as) {
+                (Some(layer), None) => needs.layers[layer].own += bytes,
+                (Some(layer), Some(number)) => needs.layers[layer].shared.push((number, bytes)),
+                (None, _) if name == EMBEDDING => needs.embedding += bytes,
+                (None, _) => needs.head += bytes,
             }
         }
         needs
@@ -122,10 +118,14 @@ impl Needs {
 
     /// The bytes of the layers' weights from `first` up to `end`, what is shared counted once.
     fn layer_weights(&self, first: usize, end: usize) -> u64 {
+        let mut known = HashSet::new();
         let layers = &self.layers[first..end];
-        let is_first_of_its_kind =
-            |i: &usize| layers[..*i].iter().all(|before| before.same_as != layers[*i].same_as);
-        (0..layers.len()).filter(is_first_of_its_kind).map(|i| layers[i].weights).sum()
+        let own: u64 = layers.iter().map(|layer| layer.own).sum();
+        let shared = layers.iter().flat_map(|layer| &layer.shared);
+        own + shared
+            .filter(|(number, _)| known.insert(*number))
+            .map(|(_, bytes)| bytes)
+            .sum::<u64>()
     }
 }
 

@@ -13,3 +13,5 @@ mod references;
 mod smollm2;
 #[path = "parity/tiny_mistral.rs"]
 mod tiny_mistral;
+#[path = "parity/unbuilt.rs"]
+mod unbuilt;

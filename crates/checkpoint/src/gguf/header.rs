@@ -67,6 +67,15 @@ pub struct HeaderTensor {
 impl Header {
     /// Maps the file at `path` and reads its header.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_with(path, false)
+    }
+
+    /// The same of a file that may end before its tensors do.
+    pub fn read_cut_short(path: &Path) -> Result<Self> {
+        Self::read_with(path, true)
+    }
+
+    fn read_with(path: &Path, may_be_cut_short: bool) -> Result<Self> {
         let (backing, file_bytes) = map(path)?;
         let (metadata, num_tensors, mut cursor) = parse_metadata(path, &backing, file_bytes)?;
         let failed = |source| Error::Gguf { path: path.to_owned(), source };
@@ -79,7 +88,8 @@ impl Header {
             infos.push(Info::read(&mut cursor, i).map_err(|e| broken(path, file_bytes, e))?);
         }
         let data_start = (cursor.position as u64).next_multiple_of(alignment);
-        let tensors = infos.into_iter().map(|info| info.checked(alignment, data_start, file_bytes));
+        let end = if may_be_cut_short { u64::MAX } else { file_bytes };
+        let tensors = infos.into_iter().map(|info| info.checked(alignment, data_start, end));
         let mut tensors: Vec<HeaderTensor> = tensors.collect::<Result<_, _>>().map_err(failed)?;
         tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
         refuse_collisions(&tensors).map_err(failed)?;

@@ -47,7 +47,7 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
 fn weight_file(path: &Path) -> Result<WeightFile> {
     let bytes = path.metadata().map_err(|e| Error::io(path, "read", e))?.len();
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(WeightFile { name, path: path.to_owned(), bytes, elsewhere: None })
+    Ok(WeightFile { name, path: path.to_owned(), bytes })
 }
 
 /// The tensors of all parts, by the names that they have in a checkpoint.

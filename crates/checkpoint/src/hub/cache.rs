@@ -86,7 +86,11 @@ mod write {
             make_parent(&path)?;
             let partial = beside(&path);
             let written = fs::write(&partial, commit).and_then(|()| fs::rename(&partial, &path));
-            written.map_err(|e| Error::io(&path, "written", e))
+            written.map_err(|e| {
+                // Among the refs it would be taken for a branch.
+                let _ = fs::remove_file(&partial);
+                Error::io(&path, "written", e)
+            })
         }
 
         /// Makes `file` of the snapshot a link to the blob `etag`.
@@ -104,7 +108,10 @@ mod write {
             // A link is made aside and renamed, so that no reader ever finds none.
             let partial = beside(&path);
             let made = symlink(&target, &partial).and_then(|()| fs::rename(&partial, &path));
-            made.map_err(|e| Error::io(&path, "linked", e))
+            made.map_err(|e| {
+                let _ = fs::remove_file(&partial);
+                Error::io(&path, "linked", e)
+            })
         }
 
         /// Waits for the right to write the blob `etag`, as `huggingface_hub` does.

@@ -59,9 +59,9 @@ mod offline;
 
 pub use id::ModelId;
 #[cfg(not(feature = "hub"))]
-pub use offline::{Hub, Remote};
+pub use offline::{FileHash, Hub, Remote};
 #[cfg(feature = "hub")]
-pub use online::{client::Hub, remote::Remote};
+pub use online::{client::Hub, hash::FileHash, remote::Remote};
 pub use revision::{Found, RemoteFile, Revision};
 pub use settings::Settings;
 pub use upload::{Content, Push, Pushed, Upload};

@@ -24,6 +24,20 @@ pub struct Remote {
     revision: Revision,
 }
 
+/// The hash of a file that cannot be read.
+#[derive(Debug)]
+pub struct FileHash {}
+
+impl FileHash {
+    /// Nothing.
+    pub fn update(&mut self, _: &[u8]) {}
+
+    /// [`HubError::NotBuiltIn`].
+    pub fn check(self) -> Result<()> {
+        refuse("a file")
+    }
+}
+
 impl Hub {
     /// The hub that the environment names.
     pub fn from_env() -> Result<Self> {
@@ -87,6 +101,17 @@ impl Remote {
     /// [`HubError::NotBuiltIn`].
     pub fn read_at(&self, path: &str, _: u64, _: &mut [u8], _: Watch) -> Result<()> {
         refuse(path)
+    }
+
+    /// [`HubError::NotBuiltIn`].
+    pub fn hash(&self, path: &str) -> Result<FileHash> {
+        refuse(path)
+    }
+
+    /// None.
+    #[must_use]
+    pub fn num_connections(&self) -> usize {
+        0
     }
 
     /// [`HubError::NotBuiltIn`].

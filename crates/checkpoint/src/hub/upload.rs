@@ -1,7 +1,9 @@
 //! What is sent to the hub.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -12,6 +14,8 @@ pub struct Upload {
     pub path: String,
     /// What it holds.
     pub content: Content,
+    /// Whether a file that stands there already stays as it is.
+    pub yields: bool,
 }
 
 /// What an uploaded file holds.
@@ -21,6 +25,37 @@ pub enum Content {
     File(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
+    /// The bytes of a file, with other ones in place of as many at its beginning.
+    Headed {
+        /// The other ones.
+        head: Arc<[u8]>,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Content {
+    /// Opens what it holds, from `offset` on.
+    pub fn open(&self, offset: u64) -> Result<Box<dyn Read + '_>> {
+        let behind = |bytes: &[u8]| offset.min(bytes.len() as u64) as usize;
+        Ok(match self {
+            Self::File(path) => Box::new(open_at(path, offset)?),
+            Self::Bytes(bytes) => Box::new(&bytes[behind(bytes)..]),
+            Self::Headed { head, path } => {
+                let rest = open_at(path, offset.max(head.len() as u64))?;
+                Box::new(head[behind(head)..].chain(rest))
+            }
+        })
+    }
+
+    /// The file that it is read from; `None` if it is in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Headed { path, .. } => Some(path),
+            Self::Bytes(_) => None,
+        }
+    }
 }
 
 /// Where an upload goes, and what it is called.
@@ -63,12 +98,18 @@ impl Upload {
     /// Its length in bytes.
     pub fn bytes(&self) -> Result<u64> {
         match &self.content {
-            Content::File(path) => {
+            Content::File(path) | Content::Headed { path, .. } => {
                 Ok(path.metadata().map_err(|e| Error::io(path, "read", e))?.len())
             }
             Content::Bytes(bytes) => Ok(bytes.len() as u64),
         }
     }
+}
+
+fn open_at(path: &Path, offset: u64) -> Result<File> {
+    let mut file = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
+    file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(path, "read", e))?;
+    Ok(file)
 }
 
 fn walk(dir: &Path, inside: &str, files: &mut Vec<Upload>) -> Result<()> {
@@ -90,7 +131,7 @@ fn walk(dir: &Path, inside: &str, files: &mut Vec<Upload>) -> Result<()> {
             }
             walk(&path, &format!("{name}/"), files)?;
         } else if kind.is_file() {
-            files.push(Upload { path: name, content: Content::File(path) });
+            files.push(Upload { path: name, content: Content::File(path), yields: false });
         } else {
             return Err(Error::NotAFile { path });
         }
@@ -103,6 +144,27 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn a_beginning_can_be_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "0123456789").unwrap();
+        let from = |content: &Content, offset| {
+            let mut text = String::new();
+            content.open(offset).unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        let headed = Content::Headed { head: Arc::from(&b"abc"[..]), path: path.clone() };
+        let bytes = Content::Bytes(b"abc3456789".to_vec());
+        for offset in 0..=10 {
+            let expected = &"abc3456789"[offset..];
+            assert_eq!(from(&headed, offset as u64), expected);
+            assert_eq!(from(&bytes, offset as u64), expected);
+        }
+        assert_eq!(from(&Content::File(path), 4), "456789");
+        assert_eq!(from(&bytes, 11), "");
+    }
 
     #[test]
     fn a_folder_is_its_plain_files() {

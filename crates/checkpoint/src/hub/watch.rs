@@ -29,7 +29,8 @@ pub enum Progress {
 pub struct Watch<'a> {
     /// Hears of progress.
     pub progress: &'a (dyn Fn(Progress) + Sync),
-    /// Says whether to stop; asked several times a second, and more often while bytes come in.
+    /// Says whether to stop; asked several times a second, and more often while bytes come in. A
+    /// server that falls silent is noticed first, after [`Settings::timeout`](super::Settings::timeout).
     pub is_cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 

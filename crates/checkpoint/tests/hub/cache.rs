@@ -2,16 +2,15 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use checkpoint::hub::{Hub, Settings, Watch};
-use testkit::Fault;
 use testkit::hub_server::Host;
+use testkit::{Disk, Fault};
 
-use crate::place::{Place, id, noise};
+use crate::place::{Place, REPO, id, model, noise};
 
 /// Set for the process that [`two_processes_at_once`] starts.
 const CHILD: &str = "CHECKPOINT_TEST_HUB_CHILD";
@@ -117,35 +116,6 @@ fn damage_to_what_was_left_is_found() {
     }
 }
 
-/// A disk of its own, of this size; `None`, with the reason printed, where none may be mounted.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(dir: &Path, bytes: usize) -> Option<Self> {
-        fs::create_dir_all(dir).unwrap();
-        let size = format!("size={bytes}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(dir.to_owned())),
-            Ok(output) => {
-                println!("skipped: {}", String::from_utf8_lossy(&output.stderr));
-                None
-            }
-            Err(error) => {
-                println!("skipped: no mount: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_disk_without_room_is_told_before_the_download() {
     let place = Place::with_weights(&noise(2_000_000));
@@ -175,8 +145,32 @@ fn a_disk_that_fills_up_on_the_way() {
     assert!(source.contains("No space left"), "{source}");
 
     fs::remove_file(&hog).unwrap();
+    place.server.clear_faults();
     place.server.forget_requests();
     place.find().unwrap();
     assert_eq!(fs::read(place.snapshot().join("model.safetensors")).unwrap(), weights);
     assert!(place.server.bytes_from_storage() < weights.len());
+}
+
+/// A branch that moved is noted last: a disk that is full by then leaves no stray ref, which Python
+/// would take for a branch of a commit that is not there.
+#[test]
+fn a_disk_that_is_full_at_the_very_end() {
+    let weights = noise(300_000);
+    let place = Place::with_weights(&weights);
+    let Some(disk) = Disk::mount(&place.cache(), 1 << 20) else { return };
+    place.find().unwrap();
+    let refs = place.cache().join("models--owner--name/refs");
+    let before = fs::read(refs.join("main")).unwrap();
+    let moved = [&model(&weights)[..], &[("other.png", b"PNG")]].concat();
+    let _ = place.server.commit(REPO, &moved);
+
+    let hog = disk.fill(0);
+    let error = place.find().unwrap_err();
+    assert_eq!(error.to_string(), format!("{}/main cannot be written", refs.display()));
+    assert_eq!(fs::read(refs.join("main")).unwrap(), before);
+    assert_eq!(refs.read_dir().unwrap().count(), 1);
+    fs::remove_file(&hog).unwrap();
+    place.find().unwrap();
+    assert_ne!(fs::read(refs.join("main")).unwrap(), before);
 }

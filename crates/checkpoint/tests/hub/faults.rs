@@ -300,6 +300,57 @@ fn listings_that_break_off() {
     assert_eq!(fs::read(place.snapshot().join("tokenizer.json")).unwrap(), b"{}");
 }
 
+/// A mirror that hands through what the hub says of the next page.
+#[test]
+fn listings_whose_next_page_is_elsewhere() {
+    let weights = noise(10);
+    let place = Place::with_weights(&weights);
+    place.server.fail(Host::Hub, "/tree/", 1, Fault::NextPageAt("https://huggingface.co"));
+    place.find().unwrap();
+    assert_eq!(fs::read(place.snapshot().join("tokenizer.json")).unwrap(), b"{}");
+
+    let place = Place::with_weights(&weights);
+    place.server.fail(Host::Hub, "/tree/", 1, Fault::NextPageAt("http://other.invalid"));
+    let error = place.find().unwrap_err().to_string();
+    assert!(error.contains("a next page elsewhere, http://other.invalid/api/"), "{error}");
+    assert!(!error.contains("cursor"), "{error}");
+}
+
+#[test]
+fn tokens_that_no_request_can_carry() {
+    let place = Place::with_weights(b"x");
+    for token in ["hf_to ken", "hf_t\u{1}", "hf_t\u{e9}"] {
+        let settings = Settings { token: Some(token.to_owned()), ..place.settings() };
+        let error = Hub::new(settings).unwrap_err();
+        assert_eq!(error.to_string(), "the token holds characters that no token has");
+        assert!(error.hint().unwrap().contains("HF_TOKEN"));
+    }
+}
+
+/// The address of a mirror may hold a password, and a signed one holds a key.
+#[test]
+fn errors_hold_no_secrets() {
+    let place = Place::with_weights(b"x");
+    let said = |fault: Fault| {
+        place.server.fail(Host::Hub, "/revision/", usize::MAX, fault);
+        let endpoint = place.server.endpoint().replace("http://", "http://me:secret@");
+        let settings = Settings { endpoint, retries: 1, token: None, ..place.settings() };
+        let error = Hub::new(settings).unwrap().find(&id(), Watch::nobody()).unwrap_err();
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+        let hint = error.hint().unwrap_or_default();
+        let said = causes.map(ToString::to_string).chain([hint]).collect::<Vec<_>>().join("; ");
+        assert!(!said.contains("secret"), "{said}");
+        place.server.clear_faults();
+        said
+    };
+    assert!(said(Fault::Status(500, vec![])).contains("answers 500"));
+    assert!(said(Fault::Status(429, vec![("Retry-After", "9999")])).contains("left alone"));
+    let elsewhere = vec![("Location", "ftp://a/b?Signature=secret")];
+    assert!(said(Fault::Status(302, elsewhere)).contains("a redirect to \"ftp://a/b\""));
+    let gated = vec![("X-Error-Code", "GatedRepo")];
+    assert!(said(Fault::Status(403, gated)).contains("accept the terms at http://127"));
+}
+
 #[test]
 fn names_that_leave_the_folder() {
     let place = Place::empty();
@@ -313,9 +364,11 @@ fn names_that_leave_the_folder() {
 fn repositories_without_weights() {
     let place = Place::empty();
     let _ = place.server.commit(REPO, &[("a-q4.gguf", b"GGUF"), ("config.json", b"{}")]);
-    let error = place.find().unwrap_err().to_string();
+    let error = place.find().unwrap_err();
     let expected = "owner/name holds no safetensors, but GGUF files such as a-q4.gguf; fetch the one \
                     you want and give its path";
-    assert_eq!(error, expected);
+    assert_eq!(error.to_string(), expected);
+    let hint = error.hint().unwrap();
+    assert!(hint.starts_with("`hf download owner/name a-q4.gguf` prints a path"), "{hint}");
     assert!(place.server.requests_for("a-q4.gguf").is_empty());
 }

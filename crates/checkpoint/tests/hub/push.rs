@@ -19,6 +19,10 @@ fn push() -> Push {
     }
 }
 
+fn upload(path: &str, bytes: &[u8]) -> Upload {
+    Upload { path: path.to_owned(), content: Content::Bytes(bytes.to_vec()), yields: false }
+}
+
 /// A built model's files: two large, two small, one of them made up on the way.
 fn files(place: &Place) -> Vec<Upload> {
     let dir = place.dir.path().join("out");
@@ -28,8 +32,7 @@ fn files(place: &Place) -> Vec<Upload> {
     fs::write(dir.join("b.safetensors"), noise(250_000)).unwrap();
     fs::write(dir.join("empty.safetensors"), "").unwrap();
     let mut files = Upload::folder(&dir).unwrap();
-    files
-        .push(Upload { path: "README.md".to_owned(), content: Content::Bytes(b"# card".to_vec()) });
+    files.push(upload("README.md", b"# card"));
     files
 }
 
@@ -75,6 +78,22 @@ fn a_folder_arrives_in_one_commit() {
 }
 
 #[test]
+fn a_file_with_another_beginning_arrives_as_it_is_told() {
+    for part_bytes in [usize::MAX, 100_000] {
+        let place = Place::empty();
+        place.server.split_uploads(part_bytes);
+        place.server.fail(Host::Storage, "/upload/", 2, Fault::Status(500, vec![]));
+        let path = place.dir.path().join("a.gguf");
+        fs::write(&path, noise(350_000)).unwrap();
+        let head = vec![7; 150_000];
+        let expected = [&head[..], &noise(350_000)[150_000..]].concat();
+        let content = Content::Headed { head: head.into(), path };
+        let _ = sent(&place, &[Upload { content, ..upload("a.gguf", b"") }]).unwrap();
+        assert!(place.server.files(REPO, "main").unwrap()["a.gguf"] == expected);
+    }
+}
+
+#[test]
 fn what_the_hub_has_is_not_sent_again() {
     let place = Place::empty();
     let files = files(&place);
@@ -86,12 +105,17 @@ fn what_the_hub_has_is_not_sent_again() {
 
     let mut changed = files.clone();
     changed[4].content = Content::Bytes(b"# card".to_vec());
-    changed.push(Upload { path: "new.ignored".to_owned(), content: Content::Bytes(b"x".to_vec()) });
-    changed.push(Upload { path: "new.txt".to_owned(), content: Content::Bytes(b"new".to_vec()) });
+    changed.push(upload("new.ignored", b"x"));
+    changed.push(upload("new.txt", b"new"));
+    // A card that is there is its owner's.
+    changed.push(Upload { yields: true, ..upload("README.md", b"# other") });
+    changed.push(Upload { yields: true, ..upload("other.md", b"# other") });
     let pushed = sent(&place, &changed).unwrap();
     assert!(pushed.commit.is_some());
     assert_eq!((pushed.sent, pushed.ignored), (0, vec!["new.ignored".to_owned()]));
-    assert_eq!(place.server.files(REPO, "main").unwrap()["new.txt"], b"new");
+    let held = place.server.files(REPO, "main").unwrap();
+    assert_eq!(held["new.txt"], b"new");
+    assert_eq!((&*held["README.md"], &*held["other.md"]), (&b"# card"[..], &b"# other"[..]));
     assert!(place.server.requests_for("/upload/").is_empty());
 }
 
@@ -155,6 +179,22 @@ fn who_may_not_upload_hears_why() {
 
     let offline = Hub::new(Settings { offline: true, ..place.settings() }).unwrap();
     assert!(offline.push(&push(), &files, Watch::nobody()).is_err());
+}
+
+#[test]
+fn a_name_that_is_no_repositorys_is_refused() {
+    let place = Place::empty();
+    let files = files(&place);
+    for repo in
+        ["name", "owner/name@branch", "../../x", "owner/na me", "owner/name?x=1", "/x", "a/b/c"]
+    {
+        let push = Push { repo: repo.to_owned(), ..push() };
+        let error = place.hub().push(&push, &files, Watch::nobody()).unwrap_err();
+        let expected = "is not the name of a repository, which has the form owner/name";
+        assert_eq!(error.to_string(), format!("{repo} {expected}"));
+        assert_eq!(error.hint().is_some(), repo.contains('@'));
+    }
+    assert!(place.server.requests().is_empty());
 }
 
 #[test]

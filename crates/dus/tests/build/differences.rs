@@ -352,6 +352,24 @@ fn a_base_of_another_size_is_not_the_base() {
     assert_eq!(verdict["num_tensors"], num_differences);
 }
 
+/// That it is another base is said also where nothing could be built of it.
+#[test]
+fn another_base_is_named_before_what_it_cannot_become() {
+    let workshop = Workshop::with(&TinyModel::default());
+    workshop.build_base(&["--dtype", "float32"]);
+    let says = ["other is not the base of this build", "hint: --base"];
+    // Its weights cannot be cast.
+    let quantised = json!({ "quant_method": "fp8" });
+    let extra_config = vec![("quantization_config", quantised)];
+    TinyModel { num_hidden_layers: 5, extra_config, ..TinyModel::default() }
+        .write(&workshop.path("other"));
+    impossible(&workshop, &["out", "--base", "other"], &says);
+    // It has too few layers.
+    fs::remove_dir_all(workshop.path("other")).unwrap();
+    TinyModel { num_hidden_layers: 2, ..TinyModel::default() }.write(&workshop.path("other"));
+    impossible(&workshop, &["out", "--base", "other"], &says);
+}
+
 #[test]
 fn what_no_build_left_is_refused() {
     let workshop = built(&[]);

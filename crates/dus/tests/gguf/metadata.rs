@@ -106,7 +106,8 @@ fn every_other_key_of_ours_is_known() {
     let place = Place::with(&TinyGguf { has_tokens: true, ..TinyGguf::default() });
     place.build(&[]);
     let built = place.built();
-    let known = ["dus.version", "dus.layers", "dus.plan", "dus.manifest", "dus.filler"];
+    let known =
+        ["dus.version", "dus.layers", "dus.plan", "dus.manifest", "dus.tensors", "dus.filler"];
     for (key, value) in built.keys.iter().filter(|(key, _)| key.starts_with("dus.")) {
         assert!(known.contains(&key.as_str()), "{key}");
         assert!(key != "dus.filler" || value.as_text().len() < 4096);

@@ -13,7 +13,7 @@ fn built() -> Place {
 }
 
 /// The build as a file that a test may spoil.
-fn file(place: &Place) -> RawGguf {
+pub(crate) fn file(place: &Place) -> RawGguf {
     let read = place.built();
     let mut tensors: Vec<_> = read.tensors.iter().collect();
     tensors.sort_by_key(|(_, tensor)| tensor.begin);

@@ -38,7 +38,46 @@ fn where_nothing_is_left_it_says_so() {
     let said = clean(dir.path(), &["--json"]).done();
     assert_eq!(said.json(), json!({ "output": "out", "removed": [] }));
     check_names(dir.path(), &[]);
-    run(dus(dir.path()), &["clean", "no/such/folder/out"]).done();
+}
+
+/// A slip of the keyboard is not taken for a clean disk.
+#[test]
+fn a_folder_that_does_not_exist_is_named() {
+    let dir = with_leftover();
+    let before = Survey::of(dir.path());
+    for (out, folder) in [("no/such/folder/out", "no/such/folder"), ("outs/../typo/out", "typo")] {
+        let folder = dir.path().canonicalize().unwrap().join(folder);
+        let named = format!("the folder {} does not exist", folder.display());
+        run(dus(dir.path()), &["clean", out]).refused(&["cannot clean", &named]);
+    }
+    // A file is no folder.
+    run(dus(dir.path()), &["clean", "base/config.json/out"]).refused(&["config.json"]);
+    assert_eq!(Survey::of(dir.path()).changes_since(&before, true), "");
+}
+
+#[test]
+fn what_was_left_of_outputs_in_a_folder_is_named() {
+    let dir = with_leftover();
+    let check = |expected: &[&str]| {
+        let before = Survey::of(dir.path());
+        for args in [&["clean", "."][..], &["clean", ".", "--force", "--json"]] {
+            run(dus(dir.path()), args).refused(expected);
+        }
+        assert_eq!(Survey::of(dir.path()).changes_since(&before, true), "");
+    };
+    check(&[".out.dus-partial was left", "hint: `dus clean ./out` removes it"]);
+    fs::create_dir(dir.path().join(".deep.gguf.dus-partial")).unwrap();
+    fs::create_dir(dir.path().join(".out.dus-old")).unwrap();
+    // What has such a name and is no folder was not left by a build.
+    fs::write(dir.path().join(".mine.dus-old"), "mine").unwrap();
+    check(&[
+        "in it .deep.gguf.dus-partial, .out.dus-old, .out.dus-partial were left",
+        "hint: `dus clean ./deep.gguf`, `dus clean ./out` remove them",
+    ]);
+    run(dus(dir.path()), &["clean", "./deep.gguf"]).done();
+    run(dus(dir.path()), &["clean", "./out"]).done();
+    assert!(run(dus(dir.path()), &["clean", "."]).done().stdout.contains("nothing was left"));
+    check_names(dir.path(), &[".mine.dus-old", "base", "out"]);
 }
 
 #[test]

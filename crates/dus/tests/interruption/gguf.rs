@@ -7,7 +7,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use testkit::tensor::Random;
 
-use crate::dus::{dus, has_strace, run};
+use crate::dus::{dus, has_strace, names, run, tiny_mistral};
 use crate::resume::kill;
 use crate::under_way::check_names;
 
@@ -128,6 +128,26 @@ fn a_killed_build_of_a_file_is_gone_on_with() {
         fs::remove_file(dir.join("out.gguf")).unwrap();
     }
     assert!(some_were_kept);
+}
+
+/// The tokenizer is part of the file's beginning.
+#[test]
+fn a_changed_tokenizer_is_named() {
+    if !has_strace() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    fs::create_dir(&base).unwrap();
+    for name in names(&tiny_mistral()) {
+        fs::copy(tiny_mistral().join(&name), base.join(&name)).unwrap();
+    }
+    let args = ["build", "base", "--layers", "dus(8)", "--to", "gguf", "-o", "out.gguf"];
+    assert!(kill(dir.path(), "fsync", 1, &args));
+    let tokenizer = base.join("tokenizer.json");
+    fs::write(&tokenizer, fs::read_to_string(&tokenizer).unwrap() + " ").unwrap();
+    let expected = ["base/tokenizer.json has changed: it had "];
+    run(dus(dir.path()), &[&args[..], &["--resume"]].concat()).refused(&expected);
 }
 
 /// No line of the journal speaks of what is between tensors, or behind the last.

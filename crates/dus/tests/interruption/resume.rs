@@ -109,8 +109,9 @@ fn check_killed(call: &str, flags: &[&str]) {
             assert!(when > 3, "{when} {call} are too few to be sure");
             break;
         }
-        if !dir.join(".out.dus-partial").is_dir() {
-            // It had not begun, or was at its place already.
+        if dir.join("out").is_dir() || !dir.join(".out.dus-partial").is_dir() {
+            // It was at its place already, or had not begun.
+            run(dus(dir), &["clean", "out"]).done();
             let _ = fs::remove_dir_all(dir.join("out"));
             continue;
         }
@@ -153,6 +154,53 @@ fn killed_while_it_writes_what_stands_beside_the_weights() {
     check_killed("fsync", &["--copy", "stream"]);
 }
 
+/// All is done, but nobody can see it: nothing of it is lost, whichever call was the last.
+#[test]
+fn killed_before_it_is_shown() {
+    if !has_strace() {
+        return;
+    }
+    let renames = "?rename,?renameat,?renameat2";
+    for force in [&[][..], &["--force"]] {
+        let dir = with_base();
+        let dir = dir.path();
+        let flags = [force, &["--copy", "stream"]].concat();
+        run(dus(dir), &args("whole", &[])).done();
+        if !force.is_empty() {
+            run(dus(dir), &args("out", &["--layers", "stack(2)"])).done();
+        }
+        let what = format!("{renames}:error=EIO:signal=KILL");
+        assert!(run_injected(dir, &what, &args("out", &flags)).code != Some(0));
+        assert_eq!(finished_bytes(dir), all_bytes(dir));
+        let plan = ["plan", "base", "--layers", "dus(1)", "--force", "-o", "out"];
+        assert!(run(dus(dir), &plan).done().stderr.contains("--resume"));
+        let again = args("out", &[&flags[..], &["--resume"]].concat());
+        assert_eq!(kept(&run(dus(dir), &again).done().json()), all_bytes(dir));
+        check_same(&dir.join("out"), &dir.join("whole"));
+        check_names(dir, &["base", "out", "whole"]);
+    }
+}
+
+/// The new model stands, and what was beside it was not removed yet.
+#[test]
+fn killed_after_it_is_shown() {
+    if !has_strace() {
+        return;
+    }
+    let dir = with_base();
+    let dir = dir.path();
+    let what = "unlink,unlinkat:error=EIO:signal=KILL";
+    assert!(run_injected(dir, what, &args("out", &["--copy", "stream"])).code != Some(0));
+    run(dus(dir), &["verify", "out"]).done();
+    assert_eq!(names(&dir.join("out")).iter().find(|name| name.starts_with('.')), None);
+    // What is left says of nothing that it could be gone on with.
+    let plan = ["plan", "base", "--layers", "dus(1)", "--force", "-o", "out"];
+    assert!(!run(dus(dir), &plan).done().stderr.contains("--resume"));
+    run(dus(dir), &["clean", "out"]).done();
+    check_names(dir, &["base", "out"]);
+    run(dus(dir), &["verify", "out"]).done();
+}
+
 /// A build that was killed with much done, in `dir`, and a whole one beside it.
 fn killed() -> Option<TempDir> {
     if !has_strace() {
@@ -193,7 +241,8 @@ fn a_shard(partial: &Path) -> (PathBuf, Vec<[u64; 3]>) {
     let mut found = stretches(partial.parent().unwrap());
     found.retain(|[shard, ..]| *shard == 0);
     let is_first = |name: &String| name.starts_with("model-00001");
-    (partial.join(names(partial).into_iter().find(is_first).unwrap()), found)
+    let model = partial.join("model");
+    (model.join(names(&model).into_iter().find(is_first).unwrap()), found)
 }
 
 fn length(stretches: &[[u64; 3]]) -> u64 {
@@ -287,11 +336,23 @@ fn a_header_that_is_overwritten_is_mended() {
 fn what_else_lies_there_does_not_come_to_the_output() {
     check_damaged(|partial| {
         fs::write(partial.join("notes.txt"), "of nobody").unwrap();
-        fs::write(partial.join("config.json"), "half of {").unwrap();
+        fs::write(partial.join("model/notes.txt"), "of nobody").unwrap();
+        fs::write(partial.join("model/config.json"), "half of {").unwrap();
         fs::write(partial.join(".dus-journal.next"), "half").unwrap();
-        fs::create_dir_all(partial.join("folder/in/folder")).unwrap();
+        for folder in ["folder/in/folder", "model/folder/in/folder"] {
+            fs::create_dir_all(partial.join(folder)).unwrap();
+        }
         0
     });
+    // A link is not written through, here as little as in the place of a file.
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("mine"), "mine").unwrap();
+    check_damaged(|partial| {
+        fs::remove_dir_all(partial.join("model")).unwrap();
+        symlink(elsewhere.path(), partial.join("model")).unwrap();
+        length(&stretches(partial.parent().unwrap()))
+    });
+    assert_eq!(names(elsewhere.path()), ["mine"]);
 }
 
 fn edit_journal(partial: &Path, edit: impl FnOnce(&mut Vec<u8>)) {

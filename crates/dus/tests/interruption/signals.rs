@@ -98,8 +98,11 @@ fn a_killed_build_leaves_only_what_does_not_look_finished() {
     let said = UnderWay::build(dus(dir.path()), &args, &partial).send("KILL").end();
     assert_eq!(said.code, None, "{said:#?}");
     check_names(dir.path(), &[".out.dus-partial", "base"]);
-    assert!(!partial.join("config.json").exists() && !partial.join("dus.json").exists());
-    run(dus(dir.path()), &["verify", ".out.dus-partial"]).refused(&["not a build"]);
+    let model = partial.join("model");
+    assert!(!model.join("config.json").exists() && !model.join("dus.json").exists());
+    for left in [".out.dus-partial", ".out.dus-partial/model"] {
+        run(dus(dir.path()), &["verify", left]).refused(&["not a build"]);
+    }
     run(dus(dir.path()), &["verify", "out"]).refused(&["out"]);
 
     // The plan does not mind, and the next build removes it.

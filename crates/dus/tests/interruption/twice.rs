@@ -67,8 +67,9 @@ fn one_wins_and_the_others_say_so() {
         let force = round % 2 == 1;
         if round % 4 > 1 {
             // What a killed build left is removed by one of them only.
-            fs::create_dir(dir.path().join(".out.dus-partial")).unwrap();
-            fs::write(dir.path().join(".out.dus-partial/model.safetensors"), "half").unwrap();
+            let model = dir.path().join(".out.dus-partial/model");
+            fs::create_dir_all(&model).unwrap();
+            fs::write(model.join("model.safetensors"), "half").unwrap();
         }
         let args = [0, 1, 2].map(|plan| args(plan, force));
         let children = [0, 1, 2].map(|plan| spawn(dus(dir.path()), &args[plan]));
@@ -110,8 +111,8 @@ fn check_held_up_at_the_lock(left_by_a_killed_build: bool, first: &[&str], secon
     let dir = with_base();
     let partial = dir.path().join(".out.dus-partial");
     if left_by_a_killed_build {
-        fs::create_dir(&partial).unwrap();
-        fs::write(partial.join("model.safetensors"), "half").unwrap();
+        fs::create_dir_all(partial.join("model")).unwrap();
+        fs::write(partial.join("model/model.safetensors"), "half").unwrap();
     }
     let args = [0, 1].map(|plan| [&args(plan, false)[..], &["--copy", "kernel"]].concat());
     let mut at_lock = vec!["-e", "trace=flock,copy_file_range"];

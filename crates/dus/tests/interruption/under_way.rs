@@ -1,4 +1,6 @@
-//! A base that takes a while to build from, and a program that is under way.
+//! A base that takes a while to build from, and a program that is under way. Two tests share this file.
+
+#![allow(dead_code, reason = "each test that includes this file uses some of it")]
 
 use std::fs;
 use std::path::Path;
@@ -29,9 +31,9 @@ pub(crate) fn with_large_base() -> TempDir {
     dir
 }
 
-/// Whether the folder `dir` holds a shard with bytes in it.
-fn has_shard(dir: &Path) -> bool {
-    dir.read_dir().is_ok_and(|mut entries| {
+/// Whether the hidden folder `partial` holds a shard with bytes in it.
+fn has_shard(partial: &Path) -> bool {
+    partial.join("model").read_dir().is_ok_and(|mut entries| {
         entries.any(|entry| {
             let is_shard = |entry: fs::DirEntry| {
                 let name = entry.file_name();

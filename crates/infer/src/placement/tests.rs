@@ -1,3 +1,5 @@
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::*;
 
 const GIB: u64 = 1 << 30;
@@ -5,7 +7,23 @@ const GIB: u64 = 1 << 30;
 const T4: u64 = 14_900 << 20;
 
 /// SOLAR-10.7B in 16 bits, or what it is made from: the same with fewer layers.
-fn solar(num_layers: usize, positions: usize, same_as: impl Fn(usize) -> usize) -> Needs {
+fn solar(num_layers: usize, positions: usize) -> Needs {
+    needs(num_layers, positions, &|_| None)
+}
+
+/// SOLAR run from the 32 layers that it is made of, `0..24 + 8..32`.
+fn unbuilt(positions: usize) -> Needs {
+    let same_as = |name: &str| {
+        let layer = anatomy::layer_of(name)?;
+        let source = if layer < 24 { layer } else { layer - 16 };
+        let mut hasher = DefaultHasher::new();
+        name.replace(&format!(".{layer}."), &format!(".{source}.")).hash(&mut hasher);
+        Some(hasher.finish() as usize)
+    };
+    needs(48, positions, &same_as)
+}
+
+fn needs(num_layers: usize, positions: usize, same_as: &dyn Fn(&str) -> Option<usize>) -> Needs {
     let config = serde_json::json!({
         "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096,
         "intermediate_size": 14336, "num_hidden_layers": num_layers,
@@ -14,12 +32,7 @@ fn solar(num_layers: usize, positions: usize, same_as: impl Fn(usize) -> usize) 
     let object = checkpoint::json::Object::parse(&config.to_string()).unwrap();
     let config = DecoderConfig::read(&object, std::path::Path::new("config.json")).unwrap();
     let bytes = |_: &str, shape: &[usize]| 2 * shape.iter().product::<usize>() as u64;
-    Needs::of(&config, positions, 2, &bytes, &same_as)
-}
-
-/// The source layer of each of SOLAR's: `0..24 + 8..32`, by the first that has it.
-fn unbuilt(layer: usize) -> usize {
-    if (24..40).contains(&layer) { layer - 16 } else { layer }
+    Needs::of(&config, positions, 2, &bytes, same_as)
 }
 
 fn t4() -> Memory {
@@ -28,16 +41,16 @@ fn t4() -> Memory {
 
 #[test]
 fn sizes_are_those_of_the_files() {
-    let needs = solar(48, 4096, |layer| layer);
+    let needs = solar(48, 4096);
     assert_eq!(needs.weights(), 21_463_048_192);
     assert_eq!(48 * needs.layer_cache, 4096 * 196_608);
-    assert_eq!(solar(48, 1, unbuilt).weights(), solar(32, 1, |layer| layer).weights());
-    assert_eq!(gib(solar(48, 1, unbuilt).weights()), "13.49 GiB");
+    assert_eq!(unbuilt(1).weights(), solar(32, 1).weights());
+    assert_eq!(gib(unbuilt(1).weights()), "13.49 GiB");
 }
 
 #[test]
 fn solar_in_f16_is_split_on_a_t4() {
-    let plan = plan(&solar(48, 4096, |layer| layer), &t4(), GpuLayers::Auto).unwrap();
+    let plan = plan(&solar(48, 4096), &t4(), GpuLayers::Auto).unwrap();
     assert!(plan.is_split() && plan.head_on_gpu() && !plan.embedding_on_gpu);
     assert!((28..33).contains(&(48 - plan.first_gpu_layer)), "{}", plan.table());
     assert!(plan.gpu.total() <= T4);
@@ -49,7 +62,7 @@ fn solar_in_f16_is_split_on_a_t4() {
 
 #[test]
 fn all_of_solar_in_f16_is_refused_on_a_t4_with_what_fits() {
-    let needs = solar(48, 4096, |layer| layer);
+    let needs = solar(48, 4096);
     let error = plan(&needs, &t4(), GpuLayers::Count(48)).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -63,11 +76,11 @@ fn all_of_solar_in_f16_is_refused_on_a_t4_with_what_fits() {
 
 #[test]
 fn unbuilt_and_quantised_solar_fit_a_t4() {
-    let mut quantised = solar(48, 4096, |layer| layer);
-    for bytes in quantised.layers.iter_mut().map(|layer| &mut layer.weights) {
-        *bytes = *bytes * 17 / 32;
+    let mut quantised = solar(48, 4096);
+    for layer in &mut quantised.layers {
+        layer.own = layer.own * 17 / 32;
     }
-    for needs in [solar(48, 512, unbuilt), quantised] {
+    for needs in [unbuilt(512), quantised] {
         let plan = plan(&needs, &t4(), GpuLayers::Count(48)).unwrap();
         assert!(!plan.is_split(), "{}", plan.table());
         assert_eq!(plan.cpu.cache, 0);
@@ -76,17 +89,17 @@ fn unbuilt_and_quantised_solar_fit_a_t4() {
 
 #[test]
 fn what_two_devices_share_is_counted_on_both() {
-    let needs = solar(48, 512, unbuilt);
+    let needs = unbuilt(512);
     let plan = plan(&needs, &t4(), GpuLayers::Count(24)).unwrap();
     // Layers 24..48 are the source's 8..32; the processor has 0..24.
-    let layer = needs.layers[0].weights;
+    let layer: u64 = needs.layers[0].shared.iter().map(|(_, bytes)| bytes).sum();
     assert_eq!(plan.gpu.weights, 24 * layer + needs.head);
     assert_eq!(plan.cpu.weights, 24 * layer + needs.embedding);
 }
 
 #[test]
 fn a_large_gpu_takes_all_and_no_gpu_takes_nothing() {
-    let needs = solar(48, 4096, |layer| layer);
+    let needs = solar(48, 4096);
     let large = Memory { gpu: Some(("cuda:0".to_owned(), Some(79 * GIB))), cpu: None };
     let plan_of = |memory: &Memory, count| plan(&needs, memory, count).unwrap();
     let whole = plan_of(&large, GpuLayers::Auto);
@@ -100,7 +113,7 @@ fn a_large_gpu_takes_all_and_no_gpu_takes_nothing() {
 
 #[test]
 fn the_table_names_devices_and_what_is_free() {
-    let plan = plan(&solar(48, 4096, |layer| layer), &t4(), GpuLayers::Count(20)).unwrap();
+    let plan = plan(&solar(48, 4096), &t4(), GpuLayers::Count(20)).unwrap();
     assert_eq!(
         plan.table(),
         "\

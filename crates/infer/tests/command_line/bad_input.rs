@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::gguf::TinyGguf;
 use testkit::{ConfigForm, Dtype, Family, Tensor, TinyModel, raw, weights};
 
 use crate::infer::{infer, tiny};
@@ -221,8 +222,11 @@ fn models_and_devices_that_are_not_there() {
         .refused(&["--top-p is 2, expected from 0 to 1"]);
     infer(&["generate", &tiny(), "x", "--logit-bias", "2048=1"])
         .refused(&["there is no token 2048"]);
-    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/tiny-solar.toml");
-    infer(&["logits", recipe, "x"]).refused(&["is a recipe, which infer does not run yet"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tiny.gguf");
+    TinyGguf::default().write(&file);
+    infer(&["logits", file.to_str().unwrap(), "x"])
+        .refused(&["tiny.gguf is a GGUF file, which infer does not run yet"]);
 }
 
 #[test]

@@ -63,3 +63,20 @@ fn a_tiny_model_answers_at_once() {
     // 0.04 s on a machine at rest; this is for one that builds and tests beside it.
     assert!(begin.elapsed().as_secs_f64() < 3.0);
 }
+
+/// A recipe, a plan for its base, and one in place of the recipe's: the same model three times.
+#[test]
+fn plans_are_run_without_building_them() {
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/tiny-solar.toml");
+    let said = |args: &[&str]| infer(&[&["logits", "--ids", "1,1035,384"], args].concat());
+    let expected = said(&[recipe, "--json"]).done().stdout;
+    assert_eq!(said(&[&tiny(), "--layers", "dus(8)", "--json"]).done().stdout, expected);
+    assert_ne!(said(&[recipe, "--layers", "0..n", "--json"]).done().stdout, expected);
+    assert_eq!(
+        said(&[recipe, "--layers", "0..n", "--json"]).done().stdout,
+        said(&[&tiny(), "--json"]).done().stdout
+    );
+    said(&[&tiny(), "--layers", "dus(17)"]).refused(&["dus(17) would lose layers", "^^"]);
+    said(&[&tiny(), "--layers", "0..2{foo: zero}"]).refused(&["foo"]);
+    said(&[&tiny(), "--layers", "mix(0.5*1, 0.5*2)"]).refused(&["mix"]);
+}

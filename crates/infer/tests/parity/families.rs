@@ -123,6 +123,38 @@ fn a_window_is_where_the_config_puts_it() {
     }
 }
 
+#[test]
+fn what_a_config_leaves_out_is_what_transformers_has_for_it() {
+    let config = |keys: Value| read_config(&keys);
+    let heads = |family: &str, heads: Value| {
+        let config = config(json!({ "model_type": family, "num_attention_heads": 32,
+            "hidden_size": 256, "num_key_value_heads": heads }));
+        config.num_key_value_heads
+    };
+    assert_eq!(heads("mistral", json!(null)), 32);
+    assert_eq!(heads("mistral", json!(4)), 4);
+    let mut left_out = json!({
+        "model_type": "mistral",
+        "vocab_size": 40,
+        "hidden_size": 256,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 32,
+    });
+    let read = |config: &Value| {
+        DecoderConfig::read(&Object::parse(&config.to_string()).unwrap(), Path::new("c")).unwrap()
+    };
+    let mistral = read(&left_out);
+    assert_eq!((mistral.num_key_value_heads, mistral.head_dim), (8, 8));
+    assert_eq!((mistral.max_position_embeddings, mistral.rms_norm_eps), (131_072, 1e-6));
+    left_out["model_type"] = "qwen3".into();
+    let qwen3 = read(&left_out);
+    assert_eq!((qwen3.num_key_value_heads, qwen3.head_dim), (32, 128));
+    left_out["model_type"] = "llama".into();
+    let llama = read(&left_out);
+    assert_eq!((llama.num_key_value_heads, llama.max_position_embeddings), (32, 2048));
+}
+
 /// Reads a config of which only `keys` matter.
 fn read_config(keys: &Value) -> DecoderConfig {
     let mut config = json!({

@@ -73,6 +73,13 @@ impl TokenizerFiles {
         Ok(files)
     }
 
+    /// The paths of what was read.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        let sentencepiece = self.sentencepiece.is_some().then_some(SENTENCE_PIECE);
+        let names = self.texts.keys().map(String::as_str).chain(sentencepiece);
+        names.map(|name| self.dir.join(name))
+    }
+
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }

@@ -6,12 +6,17 @@ use ureq::http::Uri;
 pub(super) fn host(url: &str) -> String {
     let authority =
         url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
-    authority.unwrap_or_else(|| url.to_owned())
+    without_secrets(&authority.unwrap_or_else(|| url.to_owned()))
 }
 
-/// Signed addresses carry keys in their query.
-pub(super) fn without_query(url: &str) -> String {
-    url.split(['?', '#']).next().unwrap_or(url).to_owned()
+/// Signed addresses carry keys in their query, and that of a mirror may hold a password.
+pub(super) fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or(url);
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    let between = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{between}{host}{path}")
 }
 
 /// Scheme, host and port.
@@ -61,6 +66,17 @@ mod tests {
         assert_eq!(origin("https://Hub.example/x"), origin("https://hub.example:443"));
         assert_ne!(origin("http://hub.example"), origin("https://hub.example"));
         assert_ne!(origin("https://hub.example"), origin("https://hub.example.evil"));
-        assert_eq!(host("https://user@hub.example:1/x"), "user@hub.example:1");
+    }
+
+    #[test]
+    fn passwords_and_signatures_are_left_out_of_errors() {
+        assert_eq!(host("https://user:secret@hub.example:1/x"), "hub.example:1");
+        assert_eq!(host("https://user:sec ret@hub.example/x"), "https://hub.example/x");
+        let check = |url, expected| assert_eq!(without_secrets(url), expected);
+        check("https://user:secret@hub.example:1/a@b?c", "https://hub.example:1/a@b");
+        check("http://a:b@c@hub.example", "http://hub.example");
+        check("https://hub.example/x?Signature=secret#y", "https://hub.example/x");
+        check("file:///x?Signature=secret", "file:///x");
+        check("/x?Signature=secret", "/x");
     }
 }

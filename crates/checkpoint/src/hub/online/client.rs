@@ -2,9 +2,8 @@
 //!
 //! A token goes to the hub's own address and nowhere else, wherever a redirect leads.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,12 @@ use ureq::http::{Method, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use super::address::{host, origin, resolve};
+use super::address::{host, origin, resolve, without_secrets};
 use super::reply::{About, Reply, header, malformed, unreachable};
 use crate::error::{Error, Result};
 use crate::hub::cache::Cache;
 use crate::hub::settings::Settings;
+use crate::hub::upload::Content;
 use crate::hub::watch::{Progress, Watch};
 use crate::hub_error::HubError;
 
@@ -46,7 +46,7 @@ pub(super) enum Payload {
     Bytes(Vec<u8>),
     /// A part of a file.
     Part {
-        path: PathBuf,
+        content: Content,
         offset: u64,
         bytes: u64,
     },
@@ -88,6 +88,10 @@ impl Hub {
                 expected: "an http or https address",
             }
             .into());
+        }
+        let sendable = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !settings.token.as_ref().is_none_or(sendable) {
+            return Err(HubError::NotAToken.into());
         }
         let tls =
             TlsConfig::builder().root_certs(root_certs(settings.certificates.as_deref())?).build();
@@ -224,6 +228,7 @@ impl Hub {
                 return Ok(Reply { response, url, hub_headers });
             };
             let next = resolve(&url, location).ok_or_else(|| {
+                let location = without_secrets(location);
                 Failed::Here(malformed(&url, format!("a redirect to {location:?}")))
             })?;
             if self.is_hub(&url) && !self.is_hub(&next) {
@@ -256,13 +261,8 @@ impl Hub {
             Payload::Bytes(bytes) => {
                 self.run(builder.body(&bytes[..]).map_err(bad)?).map_err(on_the_way)
             }
-            Payload::Part { path, offset, bytes } => {
-                let open = || {
-                    let mut file = File::open(path)?;
-                    file.seek(SeekFrom::Start(*offset))?;
-                    io::Result::Ok(file)
-                };
-                let file = open().map_err(|e| Failed::Here(Error::io(path, "read", e)))?;
+            Payload::Part { content, offset, bytes } => {
+                let file = content.open(*offset).map_err(Failed::Here)?;
                 let mut part = Counted { inner: file.take(*bytes), watch, read: 0 };
                 builder = builder.header("content-length", *bytes);
                 let body = builder.body(SendBody::from_reader(&mut part)).map_err(bad)?;
@@ -305,7 +305,7 @@ enum Failed {
 
 /// A part of a file that tells how much of it was read.
 struct Counted<'a> {
-    inner: io::Take<File>,
+    inner: io::Take<Box<dyn Read + 'a>>,
     watch: Watch<'a>,
     read: u64,
 }

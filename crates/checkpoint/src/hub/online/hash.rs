@@ -1,6 +1,6 @@
 //! What a file must be: the SHA-256 of a large file, git's hash of a small one.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -35,7 +35,7 @@ impl Hash {
     pub(super) fn read(
         mut self,
         path: &Path,
-        mut file: File,
+        mut file: impl Read,
         watch: Watch,
         told: &dyn Fn(u64),
     ) -> Result<String> {
@@ -64,6 +64,35 @@ impl Hash {
 
     fn of(file: &RemoteFile) -> Self {
         if file.sha256.is_some() { Self::sha256() } else { Self::git(file.bytes) }
+    }
+}
+
+/// The hash of a file of the hub, made as its bytes come in, in their order.
+pub struct FileHash {
+    hash: Hash,
+    repo: String,
+    file: RemoteFile,
+}
+
+impl FileHash {
+    pub(super) fn new(repo: &str, file: &RemoteFile) -> Self {
+        Self { hash: Hash::of(file), repo: repo.to_owned(), file: file.clone() }
+    }
+
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+    }
+
+    /// Checks, after the last byte, that the file is the one that the hub lists.
+    pub fn check(self) -> Result<()> {
+        compare(&self.repo, &self.file, self.hash.finish())
+    }
+}
+
+impl fmt::Debug for FileHash {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_tuple("FileHash").field(&self.file.path).finish()
     }
 }
 

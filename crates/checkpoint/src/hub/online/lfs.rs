@@ -126,7 +126,9 @@ impl Hub {
             url: self.own(href),
             headers: Vec::new(),
             payload: match &file.upload.content {
-                Content::File(path) => Payload::Part { path: path.clone(), offset, bytes },
+                content @ (Content::File(_) | Content::Headed { .. }) => {
+                    Payload::Part { content: content.clone(), offset, bytes }
+                }
                 Content::Bytes(all) => {
                     Payload::Bytes(all[offset as usize..(offset + bytes) as usize].to_vec())
                 }
@@ -198,7 +200,7 @@ impl Hub {
     }
 
     /// An address that the hub gave, at the endpoint that stands in for it.
-    fn own(&self, href: &str) -> String {
+    pub(super) fn own(&self, href: &str) -> String {
         const HUB: &str = "https://huggingface.co";
         match href.strip_prefix(HUB).filter(|rest| rest.starts_with('/')) {
             Some(rest) => format!("{}{rest}", self.settings().endpoint),

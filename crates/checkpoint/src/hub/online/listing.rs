@@ -6,6 +6,7 @@ use std::fs;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
+use super::address::without_secrets;
 use super::client::{Hub, Request};
 use super::needs::{self, Needs};
 use super::reply::{About, Reply, malformed};
@@ -67,7 +68,12 @@ impl Hub {
         while let Some(url) = next {
             let (entries, reply): (Vec<Entry>, _) =
                 self.ask_json(&Request::get(url), about, watch)?;
-            next = next_page(&reply).filter(|next| self.is_hub(next));
+            next = next_page(&reply).map(|next| self.own(&next));
+            if let Some(next) = next.as_ref().filter(|next| !self.is_hub(next)) {
+                // A mirror must be asked for all of it: half a listing looks like a whole one.
+                let next = without_secrets(next);
+                return Err(malformed(&reply.url, format!("a next page elsewhere, {next}")));
+            }
             for entry in entries {
                 if entry.r#type == "file" {
                     files.push(remote_file(&reply, entry)?);

@@ -50,6 +50,7 @@ pub(super) fn needs(
             return Err(HubError::NoSafetensors {
                 repo: repo.to_owned(),
                 found: other_forms(paths),
+                gguf: paths.iter().find(|path| is_gguf(path)).cloned(),
             }
             .into());
         }
@@ -142,11 +143,15 @@ pub(super) fn stays_inside(path: &str) -> bool {
     !path.contains(['\\', '\0']) && path.split('/').all(plain)
 }
 
+fn is_gguf(path: &str) -> bool {
+    std::path::Path::new(path).extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+}
+
 /// What a repository holds in place of safetensors under the usual names.
 fn other_forms(paths: &BTreeSet<String>) -> String {
     let find = |wanted: &dyn Fn(&str) -> bool| paths.iter().find(|path| wanted(path));
     let ends = |path: &str, ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
-    if let Some(file) = find(&|path| ends(path, &[".gguf"])) {
+    if let Some(file) = find(&is_gguf) {
         format!("GGUF files such as {file}; fetch the one you want and give its path")
     } else if let Some(file) = find(&|path| path == "adapter_config.json") {
         format!("an adapter ({file}); merge it into its base first")

@@ -4,9 +4,8 @@
 //! (Git LFS). Those it has already are not sent again, so that an upload that broke goes on where it
 //! was. A commit names them all at the end: until then nothing is to be seen.
 
-use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,7 +18,8 @@ use super::hash::Hash;
 use super::listing::encode_part;
 use super::reply::{About, malformed};
 use crate::error::{Error, Result};
-use crate::hub::upload::{Content, Push, Pushed, Upload};
+use crate::hub::id::ModelId;
+use crate::hub::upload::{Push, Pushed, Upload};
 use crate::hub::watch::{Progress, Watch};
 use crate::hub_error::HubError;
 
@@ -63,13 +63,17 @@ struct Committed {
 impl Hub {
     /// Uploads `files` as one commit of the repository that `push` names.
     pub fn push(&self, push: &Push, files: &[Upload], watch: Watch) -> Result<Pushed> {
+        let is_repo = ModelId::parse(&push.repo).is_ok_and(|id| id.repo == push.repo);
+        if !is_repo {
+            return Err(HubError::NotARepo { repo: push.repo.clone() }.into());
+        }
         self.refuse_offline(&push.repo)?;
         if self.settings().token.is_none() {
             return Err(HubError::NoToken { repo: push.repo.clone() }.into());
         }
         self.create(push, watch)?;
         let mut pushed = Pushed {
-            url: format!("{}/{}", self.settings().endpoint, push.repo),
+            url: self.page(&push.repo),
             commit: None,
             sent: 0,
             kept: 0,
@@ -140,6 +144,9 @@ impl Hub {
                     pushed.ignored.push(upload.path.clone());
                     continue;
                 }
+                if upload.yields && mode.oid.is_some() {
+                    continue;
+                }
                 let bytes = upload.bytes()?;
                 // Nothing can be stored outside git that has no bytes.
                 let large = mode.kept == "lfs" && bytes > 0;
@@ -164,7 +171,7 @@ impl Hub {
                     "value": { "path": path, "algo": "sha256", "oid": oid, "size": bytes },
                 })
             } else {
-                let content = BASE64.encode(content(file.upload)?);
+                let content = BASE64.encode(content(file.upload, u64::MAX)?);
                 json!({
                     "key": "file",
                     "value": { "content": content, "path": path, "encoding": "base64" },
@@ -195,41 +202,26 @@ fn hash(sending: &mut [Sending], watch: Watch) -> Result<()> {
     let bytes = sending.iter().map(|file| file.bytes).sum();
     (watch.progress)(Progress::Begin { doing: "hashing", bytes });
     for file in sending {
-        let mut hash = if file.large { Hash::sha256() } else { Hash::git(file.bytes) };
-        file.oid = match &file.upload.content {
-            Content::Bytes(bytes) => {
-                hash.update(bytes);
-                (watch.progress)(Progress::Done(file.bytes));
-                hash.finish()
-            }
-            Content::File(path) => {
-                let opened = File::open(path).map_err(|e| Error::io(path, "opened", e))?;
-                hash.read(path, opened, watch, &|read| (watch.progress)(Progress::Done(read)))?
-            }
-        };
+        let hash = if file.large { Hash::sha256() } else { Hash::git(file.bytes) };
+        let content = &file.upload.content;
+        let path = content.path().unwrap_or(Path::new(&file.upload.path));
+        let told = |read| (watch.progress)(Progress::Done(read));
+        file.oid = hash.read(path, content.open(0)?, watch, &told)?;
     }
     Ok(())
 }
 
 /// The first bytes of a file, by which the hub tells text from binary.
 fn sample(file: &Upload) -> Result<Vec<u8>> {
-    const SAMPLE_BYTES: usize = 512;
-    match &file.content {
-        Content::Bytes(bytes) => Ok(bytes[..bytes.len().min(SAMPLE_BYTES)].to_vec()),
-        Content::File(path) => {
-            let mut sample = Vec::new();
-            let read = File::open(path)
-                .and_then(|file| file.take(SAMPLE_BYTES as u64).read_to_end(&mut sample));
-            read.map_err(|e| Error::io(path, "read", e))?;
-            Ok(sample)
-        }
-    }
+    const SAMPLE_BYTES: u64 = 512;
+    content(file, SAMPLE_BYTES)
 }
 
-fn content(file: &Upload) -> Result<Vec<u8>> {
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|e| Error::io(path, "read", e));
-    match &file.content {
-        Content::Bytes(bytes) => Ok(bytes.clone()),
-        Content::File(path) => read(path),
-    }
+/// What a file holds, up to so many bytes.
+fn content(file: &Upload, bytes: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let read = file.content.open(0)?.take(bytes).read_to_end(&mut content);
+    let path = file.content.path().unwrap_or(Path::new(&file.path));
+    read.map_err(|e| Error::io(path, "read", e))?;
+    Ok(content)
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::client::Hub;
-use super::hash;
+use super::hash::{self, FileHash};
 use super::needs;
 use super::source::{Fault, Pinned, Source, StartOver};
 use crate::error::{Error, Result};
@@ -61,6 +61,17 @@ impl Remote {
         self.read_range(self.revision.file(path)?, offset, buffer, watch)
     }
 
+    /// The hash that all of the file at `path` must have; [`read_at`](Self::read_at) cannot check it.
+    pub fn hash(&self, path: &str) -> Result<FileHash> {
+        Ok(FileHash::new(&self.revision.repo, self.revision.file(path)?))
+    }
+
+    /// How many reads may be under way at once.
+    #[must_use]
+    pub fn num_connections(&self) -> usize {
+        self.hub.settings().connections.max(1)
+    }
+
     /// Makes the folder `dir` look like the model, without its weights.
     ///
     /// Config, index and card are there whole. Each weight file has its header and its length, and a
@@ -93,7 +104,7 @@ impl Remote {
             }
         };
         thread::scope(|scope| {
-            for _ in 0..self.hub.settings().connections.max(1) {
+            for _ in 0..self.num_connections() {
                 scope.spawn(work);
             }
         });

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use ureq::Body;
 use ureq::http::{HeaderMap, Response};
 
-use super::address::{host, without_query};
+use super::address::{host, without_secrets};
 use super::client::Hub;
 use crate::error::{Error, Result};
 use crate::hub_error::HubError;
@@ -67,7 +67,7 @@ impl Hub {
         let message = reason(&mut reply);
         let error = match (reply.status(), &*code) {
             (_, "GatedRepo") => {
-                let page = format!("{}/{repo}", self.settings().endpoint);
+                let page = self.page(&repo);
                 HubError::Gated { repo, page, with_token }
             }
             (_, "RevisionNotFound") => {
@@ -85,9 +85,14 @@ impl Hub {
                 HubError::RepoNotFound { repo, with_token }
             }
             (403, _) if self.is_hub(&reply.url) => HubError::Forbidden { repo, message },
-            (status, _) => HubError::Status { url: without_query(&reply.url), status, message },
+            (status, _) => HubError::Status { url: without_secrets(&reply.url), status, message },
         };
         error.into()
+    }
+
+    /// Where a person finds `repo`.
+    pub(super) fn page(&self, repo: &str) -> String {
+        without_secrets(&format!("{}/{repo}", self.settings().endpoint))
     }
 }
 
@@ -99,7 +104,7 @@ pub(super) fn unreachable(
 }
 
 pub(super) fn malformed(url: &str, problem: String) -> Error {
-    HubError::Malformed { url: without_query(url), problem }.into()
+    HubError::Malformed { url: without_secrets(url), problem }.into()
 }
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

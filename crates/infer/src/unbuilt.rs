@@ -1,0 +1,140 @@
+//! The tensors of a plan that was never built: those of its models, shared by all layers that have
+//! the same bytes.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, DeviceLocation, Tensor};
+use dus::splice::NewTensor;
+use dus::unbuilt::Unbuilt;
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+use crate::source::WeightSource;
+use crate::stored::{self, Stored};
+use crate::weight::Weight;
+
+/// The tensors of a plan, as a build would write them.
+///
+/// New tensors with the same bytes are one in memory: 48 layers made of 32 take the memory of 32.
+#[derive(Debug)]
+pub struct UnbuiltWeights {
+    unbuilt: Arc<Unbuilt>,
+    /// The mapped files of each model.
+    files: Vec<Vec<Mmap>>,
+    by_name: HashMap<String, usize>,
+    dtype: DType,
+    matrices: Known<Weight>,
+    vectors: Known<Tensor>,
+}
+
+/// What was read, by the first new tensor that has the bytes and where it went.
+type Known<T> = Mutex<HashMap<(usize, DeviceLocation), T>>;
+
+impl UnbuiltWeights {
+    /// Maps the files of the models; tensors will be of `dtype`.
+    pub fn open(unbuilt: Arc<Unbuilt>, dtype: DType) -> Result<Self> {
+        let blueprint = unbuilt.blueprint();
+        let files = blueprint.models.iter().map(|model| stored::map_files(&model.checkpoint));
+        let files = files.collect::<Result<_>>()?;
+        let names = blueprint.splice.tensors.iter().enumerate();
+        let by_name = names.map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        let (matrices, vectors) = (Mutex::default(), Mutex::default());
+        Ok(Self { unbuilt, files, by_name, dtype, matrices, vectors })
+    }
+
+    fn tensors(&self) -> &[NewTensor] {
+        &self.unbuilt.blueprint().splice.tensors
+    }
+
+    fn number(&self, name: &str) -> Result<usize> {
+        self.by_name.get(name).copied().ok_or_else(|| Error::MissingTensor {
+            model: self.path().to_owned(),
+            tensor: name.to_owned(),
+            more: 0,
+        })
+    }
+
+    /// The bytes of a new tensor: the source's, or computed.
+    fn bytes(&self, number: usize) -> Result<Cow<'_, [u8]>> {
+        let NewTensor { model, source, .. } = self.tensors()[number];
+        let checkpoint = &self.unbuilt.blueprint().models[model].checkpoint;
+        let tensor = &checkpoint.tensors()[source];
+        let source = stored::bytes(&self.files[model], checkpoint, tensor)?;
+        Ok(match self.unbuilt.compute(number, source)? {
+            Some(computed) => Cow::Owned(computed),
+            None => Cow::Borrowed(source),
+        })
+    }
+
+    /// Calls `f` with a new tensor as it would be stored.
+    fn with<T>(&self, number: usize, f: impl FnOnce(Stored) -> Result<T>) -> Result<T> {
+        let NewTensor { name, encoding, shape, .. } = &self.tensors()[number];
+        f(Stored { name, encoding: *encoding, shape, bytes: &self.bytes(number)? })
+    }
+
+    /// What `read` makes of the tensor called `name`, read once for all on `device` that have the same
+    /// bytes.
+    fn shared<T: Clone>(
+        &self,
+        name: &str,
+        device: &Device,
+        known: &Known<T>,
+        read: impl FnOnce(Stored) -> Result<T>,
+    ) -> Result<T> {
+        let first = self.unbuilt.same_as(self.number(name)?);
+        let key = (first, device.location());
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&key) {
+            return Ok(known.clone());
+        }
+        let new = self.with(first, read)?;
+        known.insert(key, new.clone());
+        Ok(new)
+    }
+}
+
+impl WeightSource for UnbuiltWeights {
+    fn path(&self) -> &Path {
+        self.unbuilt.blueprint().donor().checkpoint.path()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.tensors().iter().map(|tensor| tensor.name.as_str()).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.by_name.get(name).map(|&number| self.tensors()[number].shape.as_slice())
+    }
+
+    /// 0 also where another tensor's bytes are shared.
+    fn stored_bytes(&self, name: &str) -> u64 {
+        let number = self.by_name.get(name).copied();
+        let own = number.filter(|&number| self.unbuilt.same_as(number) == number);
+        own.map_or(0, |number| self.tensors()[number].bytes())
+    }
+
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {
+        self.shared(name, device, &self.matrices, |stored| {
+            Ok(Weight::Dense(stored.tensor(self.dtype, device)?))
+        })
+    }
+
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
+        self.shared(name, device, &self.vectors, |stored| stored.tensor(self.dtype, device))
+    }
+
+    fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
+        let (one, two) = (self.number(name)?, self.number(other)?);
+        if self.unbuilt.same_as(one) == self.unbuilt.same_as(two) {
+            return Ok(true);
+        }
+        self.with(one, |one| self.with(two, |two| Ok(one.is_equal(&two))))
+    }
+}
