@@ -93,13 +93,14 @@ fn available_memory(meminfo: &str) -> Option<u64> {
 }
 
 /// The type that arithmetic has on `device` if nothing else is asked for: on a GPU what is stored,
-/// where that is of 16 bits; on the processor f32.
+/// where that is of 16 bits and the card computes with it, and f16 for bf16 where it does not; on the
+/// processor f32.
 #[must_use]
 pub fn default_dtype(device: &Device, stored: checkpoint::Dtype) -> DType {
     match stored {
         _ if device.is_cpu() => DType::F32,
-        checkpoint::Dtype::BF16 => DType::BF16,
-        checkpoint::Dtype::F16 => DType::F16,
+        checkpoint::Dtype::BF16 if cuda::has_bf16(device) => DType::BF16,
+        checkpoint::Dtype::BF16 | checkpoint::Dtype::F16 => DType::F16,
         _ => DType::F32,
     }
 }

@@ -79,8 +79,11 @@ impl Stored<'_> {
             (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, device)?,
             _ => {
                 let widened = numbers::widen(stored, bytes).ok_or_else(unsupported)?;
-                let tensor = Tensor::from_vec(widened, shape, &Device::Cpu)?.to_dtype(dtype)?;
-                tensor.to_device(device)?
+                match dtype {
+                    DType::BF16 => Tensor::from_vec(numbers::round_bf16(&widened), shape, device)?,
+                    DType::F16 => Tensor::from_vec(numbers::round_f16(&widened), shape, device)?,
+                    _ => Tensor::from_vec(widened, shape, device)?.to_dtype(dtype)?,
+                }
             }
         })
     }

@@ -37,3 +37,9 @@ pub(super) fn free_bytes(device: &Device) -> Option<u64> {
     let (free, _total) = cuda.cuda_stream().context().mem_get_info().ok()?;
     Some(free as u64)
 }
+
+/// Whether it computes with bf16: cards from compute capability 8.0 on (A100) do.
+pub(super) fn has_bf16(device: &Device) -> bool {
+    let Device::Cuda(cuda) = device else { return true };
+    cuda.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
+}

@@ -9,3 +9,7 @@ pub(super) fn open(_: usize) -> Result<Device, String> {
 pub(super) fn free_bytes(_: &Device) -> Option<u64> {
     None
 }
+
+pub(super) fn has_bf16(_: &Device) -> bool {
+    true
+}
