@@ -299,7 +299,11 @@ impl Plan {
         let mut text = format!("placement, with room for {} positions:\n", self.positions);
         let mut line = |name: &str, parts: String, share: &Share, free: Option<u64>| {
             let (weights, cache, work) = (gib(share.weights), gib(share.cache), gib(share.work));
-            let free = free.map(|free| format!(" of {} free", gib(free))).unwrap_or_default();
+            let free = match free {
+                Some(free) if share.total() > free => format!(", more than the {} free", gib(free)),
+                Some(free) => format!(" of {} free", gib(free)),
+                None => String::new(),
+            };
             let _ = writeln!(
                 text,
                 "  {name:<7} {parts}: {weights} weights + {cache} cache + {work} work = {}{free}",

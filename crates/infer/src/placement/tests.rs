@@ -118,8 +118,8 @@ fn the_table_names_devices_and_what_is_free() {
         plan.table(),
         "\
 placement, with room for 4096 positions:
-  cuda:0  layers 28..48, head: 8.37 GiB weights + 0.31 GiB cache + 0.86 GiB work = 9.54 GiB of 14.55 GiB free
-  cpu     embedding, layers 0..28: 11.62 GiB weights + 0.44 GiB cache + 0.32 GiB work = 12.38 GiB of 12.00 GiB free
+  cuda:0  layers 28..48, head: 8.37 GiB weights + 0.31 GiB cache + 0.85 GiB work = 9.54 GiB of 14.55 GiB free
+  cpu     embedding, layers 0..28: 11.62 GiB weights + 0.44 GiB cache + 0.32 GiB work = 12.38 GiB, more than the 12.00 GiB free
 "
     );
 }
