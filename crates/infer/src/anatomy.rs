@@ -24,6 +24,12 @@ pub fn layer_tensor(layer: usize, name: &str) -> String {
     format!("model.layers.{layer}.{name}")
 }
 
+/// The layer that a tensor of this name belongs to.
+#[must_use]
+pub fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
 /// The tensors of a decoder; a head that is the embedding is not among them.
 #[must_use]
 pub fn expected(config: &DecoderConfig) -> Vec<Expected> {

@@ -1,27 +1,26 @@
 //! Attention of a sequence's new tokens to all that its cache holds.
 //!
 //! Query heads that share a key head are rows of one product, so keys and values are never copied.
-//! There is no mask tensor: a query at position p sees the keys `p + 1 − W .. p + 1` of its window, as
-//! in transformers, and each row's softmax runs over those.
+//! A query at position p sees the keys `p + 1 − W .. p + 1` of its window, as in transformers. On the
+//! processor there is no mask tensor: each row's softmax runs over those keys.
 
 use candle_core::{
     CpuStorage, CustomOp3, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor,
 };
+use candle_nn::ops::softmax_last_dim;
 use rayon::prelude::*;
 
 use crate::cache::LayerCache;
 use crate::dot::{contiguous, dot};
 use crate::exponential::softmax;
 use crate::instructions::{self, Instructions, Loop};
+use crate::placement::{MAX_CPU_SCORES, MAX_GPU_SCORES};
 
 /// Up to so many new tokens, keys and values are read straight from the cache, a row at a time.
 const FEW: usize = 4;
 
 /// Products below which one thread is done before another is awake.
 const PARALLEL: usize = 1 << 16;
-
-/// The scores that are held at once, in elements: 32 MiB of f32.
-const MAX_SCORES: usize = 8 << 20;
 
 /// What the queries of one sequence see.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +49,8 @@ pub(crate) fn attend(queries: &Tensor, cache: &LayerCache, view: View) -> Result
         let attended = queries.apply_op3_no_bwd(cache.keys(), cache.values(), &Few { view })?;
         return attended.reshape((n, num_heads * head_dim));
     }
-    let rows = (MAX_SCORES / (num_heads * cache.len())).clamp(1, n);
+    let max_scores = if is_cpu { MAX_CPU_SCORES } else { MAX_GPU_SCORES };
+    let rows = (max_scores / (num_heads * cache.len())).clamp(1, n);
     let mut parts = Vec::with_capacity(n.div_ceil(rows));
     for first in (0..n).step_by(rows) {
         let queries = queries.narrow(0, first, rows.min(n - first))?;
@@ -71,14 +71,55 @@ fn many(queries: &Tensor, cache: &LayerCache, view: View) -> Result<Tensor> {
     let dtype = queries.dtype();
     let keys = cache.keys().narrow(1, first, num_keys)?.to_dtype(DType::F32)?;
     let values = cache.values().narrow(1, first, num_keys)?.to_dtype(DType::F32)?;
-    let queries = queries.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
+    let mut queries = queries.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
+    if !queries.device().is_cpu() {
+        queries = (queries * f64::from(scale(head_dim)))?;
+    }
     let queries = queries.reshape((num_kv_heads, group * n, head_dim))?;
 
     let scores = queries.matmul(&keys.t()?)?; // (num_kv_heads, group × n, num_keys)
-    scores.inplace_op1(&Softmax { view, first, n, scale: scale(head_dim) })?;
-    let attended = scores.matmul(&values)?; // (num_kv_heads, group × n, head_dim)
+    let weights = if scores.device().is_cpu() {
+        scores.inplace_op1(&Softmax { view, first, n, scale: scale(head_dim) })?;
+        scores
+    } else {
+        masked_softmax(&scores, view, first, n)?
+    };
+    let attended = weights.matmul(&values)?; // (num_kv_heads, group × n, head_dim)
     let attended = attended.reshape((num_heads, n, head_dim))?.transpose(0, 1)?;
     attended.reshape((n, num_heads * head_dim))?.to_dtype(dtype)
+}
+
+/// Makes weights of scores, (`num_kv_heads`, group × n, keys from position `first` on), by candle's own
+/// operations, which all devices have.
+fn masked_softmax(scores: &Tensor, view: View, first: usize, n: usize) -> Result<Tensor> {
+    let (num_kv_heads, rows, num_keys) = scores.dims3()?;
+    // A single query sees all keys that were taken.
+    if n == 1 {
+        return softmax_last_dim(scores);
+    }
+    let masked = scores.reshape((num_kv_heads * rows / n, n, num_keys))?.broadcast_add(&mask(
+        view,
+        first,
+        n,
+        num_keys,
+        scores.device(),
+    )?)?;
+    softmax_last_dim(&masked)?.reshape((num_kv_heads, rows, num_keys))
+}
+
+/// Zero where a query sees a key, and −∞ elsewhere: (n, `num_keys`).
+fn mask(view: View, first: usize, n: usize, num_keys: usize, device: &Device) -> Result<Tensor> {
+    // Positions are exact in f32 up to 2²⁴. How far a query is behind a key: (n, num_keys).
+    let positions = |from: usize, n: usize| Tensor::arange(from as f32, (from + n) as f32, device);
+    let queries = positions(view.start - first, n)?.reshape((n, 1))?;
+    let distance = queries.broadcast_sub(&positions(0, num_keys)?)?;
+    let mut is_seen = distance.ge(0.0)?;
+    if let Some(window) = view.window {
+        is_seen = (is_seen * distance.lt(window as f64)?)?;
+    }
+    let shape = (n, num_keys);
+    let hidden = Tensor::full(f32::NEG_INFINITY, shape, device)?;
+    is_seen.where_cond(&Tensor::zeros(shape, DType::F32, device)?, &hidden)
 }
 
 fn scale(head_dim: usize) -> f32 {
@@ -197,6 +238,29 @@ impl Loop for OneGroup<'_> {
                 for (out, &value) in out.iter_mut().zip(value) {
                     *out += weight * value;
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_softmaxes_agree() {
+        for (start, n, window) in [(0, 5, None), (9, 4, Some(3)), (2, 6, Some(4)), (7, 1, Some(2))]
+        {
+            let view = View { start, window };
+            let first = view.visible(start).start;
+            let scores =
+                Tensor::randn(0f32, 1.0, (2, 3 * n, start + n - first), &Device::Cpu).unwrap();
+            let by_ops = masked_softmax(&scores, view, first, n).unwrap();
+            scores.inplace_op1(&Softmax { view, first, n, scale: 1.0 }).unwrap();
+            let pairs =
+                [by_ops, scores].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            for (a, b) in pairs[0].iter().zip(&pairs[1]) {
+                assert!((a - b).abs() < 1e-6, "{a} and {b} in {view:?}");
             }
         }
     }

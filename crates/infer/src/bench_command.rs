@@ -43,21 +43,24 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
 }
 
 fn load(args: &BenchArgs, terminal: &Terminal) -> Result<Loaded> {
-    let arithmetic = args.run.arithmetic();
+    let placing = args.run.placing();
     if args.random_weights {
         let progress = terminal.progress(args.run.quiet);
         let config = open::config_alone(&args.model)?;
         let begin = Instant::now();
-        let (spec, watch) = (&args.model, progress.watch());
-        let model = open::load_random(&config, spec, arithmetic, args.run.device, &watch);
+        let loaded = open::load_random(&config, &args.model, placing, &progress.watch());
         terminal.clear();
-        let footprint = open::footprint(&config, arithmetic);
-        return Ok(Loaded { model: model?, footprint, time: begin.elapsed() });
+        let (model, footprint) = loaded?;
+        return Ok(Loaded { model, footprint, time: begin.elapsed() });
     }
     let opened = chosen::open(&args.model, &args.run, terminal)?;
     let begin = Instant::now();
-    let model = chosen::load(&opened, &args.run, terminal)?;
-    Ok(Loaded { model, footprint: opened.footprint(arithmetic), time: begin.elapsed() })
+    let longest =
+        args.prompts.iter().chain(&args.contexts).max().copied().unwrap_or(0) + args.steps;
+    let batch = args.batches.iter().max().copied().unwrap_or(1);
+    let positions = longest.min(opened.config.max_position_embeddings) * batch.max(1);
+    let model = chosen::load(&opened, &args.run, positions, terminal)?;
+    Ok(Loaded { model, footprint: opened.footprint(placing)?, time: begin.elapsed() })
 }
 
 fn text(args: &BenchArgs, loaded: &Loaded, bandwidth: Option<f64>, rows: &[Row]) -> String {

@@ -28,23 +28,24 @@ pub(crate) struct LayerCache {
 }
 
 impl KvCache {
-    /// A cache with room for `capacity` positions, rounded up, of a model of this config.
+    /// A cache with room for `capacity` positions, rounded up, of a model of this config; each layer's
+    /// lies on the layer's own device.
     pub fn new(
         config: &DecoderConfig,
         capacity: usize,
         dtype: DType,
-        device: &Device,
+        devices: &[Device],
     ) -> Result<Self> {
         let capacity = capacity.max(1).next_multiple_of(STEP);
         let shape = (config.num_key_value_heads, capacity, config.head_dim);
-        let layer = |_| {
+        let layer = |device| {
             Ok(LayerCache {
                 keys: Tensor::zeros(shape, dtype, device)?,
                 values: Tensor::zeros(shape, dtype, device)?,
                 len: 0,
             })
         };
-        Ok(Self { layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()? })
+        Ok(Self { layers: devices.iter().map(layer).collect::<Result<_>>()? })
     }
 
     /// How many positions every layer holds.

@@ -39,7 +39,8 @@ pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
     let tokenizer = opened.tokenizer()?;
     let template = opened.chat_template()?;
     let defaults = opened.generation_config()?;
-    let model = chosen::load(&opened, &args.run, terminal)?;
+    let positions = opened.config.max_position_embeddings;
+    let model = chosen::load(&opened, &args.run, positions, terminal)?;
     let mut lines = Lines::open()?;
     if lines.is_terminal() && !args.run.quiet {
         terminal::to_stderr("/help lists commands; ^C stops an answer, ^D leaves\n");

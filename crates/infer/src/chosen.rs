@@ -1,7 +1,8 @@
 //! The model and the prompt that the command line names.
 
 use infer::chat_template::Message;
-use infer::open::{Opened, Spec, Wanted};
+use infer::device;
+use infer::open::{Opened, Place, Spec, Wanted};
 use infer::tokenizer::Tokenizer;
 use infer::{Error, Model, Result};
 
@@ -30,10 +31,25 @@ fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Res
     Ok(opened)
 }
 
-/// Loads its weights, and tells what a user should hear of those.
-pub(crate) fn load(opened: &Opened, args: &RunArgs, terminal: &Terminal) -> Result<Model> {
+/// Loads its weights with room for `positions`; tells before where they go if that is not the processor,
+/// and then what a user should hear of them.
+pub(crate) fn load(
+    opened: &Opened,
+    args: &RunArgs,
+    positions: usize,
+    terminal: &Terminal,
+) -> Result<Model> {
+    let placing = args.placing();
+    let plan = opened.plan(placing, positions)?;
+    if plan.memory.gpu.is_some() && !args.quiet {
+        terminal::to_stderr(&plan.table());
+    }
+    if args.device == Place::Auto {
+        let notes = device::why_no_gpu().map(|reason| format!("{reason}; the cpu is used"));
+        told(args, &notes.into_iter().collect::<Vec<_>>());
+    }
     let progress = terminal.progress(args.quiet);
-    let model = opened.load(args.arithmetic(), args.device, &progress.watch())?;
+    let model = opened.load_placed(placing, &plan, &progress.watch())?;
     terminal.clear();
     told(args, model.notes());
     Ok(model)

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use infer::open::{Arithmetic, Place};
+use infer::open::{Arithmetic, Place, Placing};
+use infer::placement::GpuLayers;
 use infer::quantised::Quantize;
 
 const EXAMPLES: &str = "\
@@ -66,12 +67,20 @@ pub(crate) struct RunArgs {
     /// Where to run: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = place)]
     pub(crate) device: Place,
+    /// Layers on the GPU, the last ones first: auto puts there as many as fit, or a number
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = gpu_layers)]
+    pub(crate) gpu_layers: GpuLayers,
     /// Print errors only, and what was asked for
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
 
 impl RunArgs {
+    pub(crate) fn placing(&self) -> Placing {
+        let arithmetic = self.arithmetic();
+        Placing { arithmetic, place: self.device, gpu_layers: self.gpu_layers }
+    }
+
     pub(crate) fn arithmetic(&self) -> Arithmetic {
         match self.dtype {
             DtypeName::Auto => Arithmetic::Auto,
@@ -101,7 +110,8 @@ pub(crate) enum QuantizeName {
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum DtypeName {
-    /// f32 on the CPU; the blocks of a GGUF file stay quantised
+    /// f32 on the CPU; on a GPU f16 or bf16 if the model is stored so, and f32 if not; the blocks of a GGUF
+    /// file stay quantised
     #[default]
     Auto,
     /// 32 bits
@@ -126,6 +136,13 @@ fn place(text: &str) -> Result<Place, String> {
             number.map(Place::Cuda).ok_or_else(|| "expected auto, cpu, cuda:N or metal".to_owned())
         }
     }
+}
+
+fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+    if text == "auto" {
+        return Ok(GpuLayers::Auto);
+    }
+    text.parse().map(GpuLayers::Count).map_err(|_| "expected auto or a number".to_owned())
 }
 
 /// Tokens instead of a text.

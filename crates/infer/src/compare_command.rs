@@ -58,7 +58,8 @@ fn against_known(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     }
     let known = reference_logits::read(Path::new(&args.other))?;
     let opened = chosen::open(&args.model, &args.run, terminal)?;
-    let model = chosen::load(&opened, &args.run, terminal)?;
+    let positions = opened.config.max_position_embeddings.min(DEFAULT_MAX_TOKENS);
+    let model = chosen::load(&opened, &args.run, positions, terminal)?;
     let progress = terminal.progress(args.run.quiet);
     let comparison = compare::compare_known(&model, &known, &progress.watch());
     terminal.clear();
@@ -73,6 +74,7 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
         quantize: None,
         dtype: args.other_dtype.unwrap_or(args.run.dtype),
         device: args.other_device.unwrap_or(args.run.device),
+        gpu_layers: args.run.gpu_layers,
         quiet: args.run.quiet,
     };
     let other = chosen::open(&args.other, &other_run, terminal)?;
@@ -94,8 +96,8 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
             sample.truncate(max_tokens);
         }
     }
-    let model = chosen::load(&opened, &args.run, terminal)?;
-    let reference = chosen::load(&other, &other_run, terminal)?;
+    let model = chosen::load(&opened, &args.run, max_tokens, terminal)?;
+    let reference = chosen::load(&other, &other_run, max_tokens, terminal)?;
     let progress = terminal.progress(args.run.quiet);
     let comparison = compare::compare(&model, &reference, &samples, &progress.watch());
     terminal.clear();

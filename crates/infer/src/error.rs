@@ -306,6 +306,32 @@ pub enum Error {
         reason: String,
     },
 
+    /// Layers that were asked for and do not fit.
+    #[error("{what} need {} on {device}, which has {} free", gib(*needed), gib(*free))]
+    DoesNotFit {
+        /// The device.
+        device: String,
+        /// The layers.
+        what: String,
+        /// The bytes that they take, with cache and work.
+        needed: u64,
+        /// The bytes that are free.
+        free: u64,
+        /// What would fit.
+        fits: String,
+    },
+
+    /// Memory that ran out while the model ran.
+    #[error("{device} ran out of memory: {} were planned for, and {} are free now", gib(*planned), gib(*free))]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// The bytes that the model was to take there.
+        planned: u64,
+        /// The bytes that are free now.
+        free: u64,
+    },
+
     /// The caller asked to stop.
     #[error("stopped")]
     Cancelled,
@@ -341,6 +367,12 @@ impl Error {
             Self::EmptyPrompt => {
                 "the tokenizer adds no token of its own (BOS); give a text or --ids".to_owned()
             }
+            Self::DoesNotFit { fits, .. } => fits.clone(),
+            Self::OutOfMemory { .. } => {
+                "--gpu-layers N leaves more of the model to the cpu; a shorter --max-length, a smaller --num \
+                 and --quantize take less"
+                    .to_owned()
+            }
             _ => return None,
         })
     }
@@ -352,6 +384,12 @@ fn is_gguf(path: &std::path::Path) -> bool {
 
 fn and_more(more: usize) -> String {
     if more == 0 { String::new() } else { format!(", as are {more} more") }
+}
+
+/// Bytes in GiB, or in MiB below a tenth of one.
+pub(crate) fn gib(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib < 100.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
 
 /// An error and its causes on one line.

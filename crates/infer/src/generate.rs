@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
 use crate::model::{Model, Sequence};
+use crate::placement::PIECE;
 use crate::progress::Watch;
 use crate::random::uniform;
 use crate::sampling::{self, Sampling};
 use crate::stop_strings::{Passed, StopStrings};
 use crate::text_stream::TextStream;
 use crate::tokenizer::Tokenizer;
-
-/// Tokens of a prompt that run at once: ^C is heard between, and scores stay small.
-const PIECE: usize = 512;
 
 /// Sequences that take a step together: up to so many rows, each row's numbers are the same alone and
 /// beside others ([`crate::dot`]), and so are the tokens that are drawn.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use infer::memory::{self, Footprint};
+use infer::placement::{self, Share};
 use infer::{DecoderConfig, Result};
 use serde_json::{Value, json};
 
@@ -21,9 +22,13 @@ struct Plan<'a> {
 
 pub(crate) fn run(args: &InspectArgs, terminal: &Terminal) -> Result<()> {
     let opened = chosen::outline(&args.model, &args.run, terminal)?;
-    let footprint = opened.footprint(args.run.arithmetic());
     let positions = opened.config.max_position_embeddings;
     let context = args.context.unwrap_or(positions).min(positions);
+    let placed = opened.plan(args.run.placing(), context * args.batch)?;
+    if placed.memory.gpu.is_some() {
+        return print(&if args.json { placed_json(&placed) } else { placed.table() });
+    }
+    let footprint = opened.footprint(args.run.placing())?;
     let plan = Plan {
         config: &opened.config,
         context,
@@ -102,6 +107,32 @@ impl Plan<'_> {
             }],
         })
     }
+}
+
+/// What goes to the GPU and what stays.
+fn placed_json(plan: &placement::Plan) -> String {
+    let (name, gpu_free) = plan.memory.gpu.clone().unwrap_or_default();
+    let device = |name: &str, share: &Share, free: Option<u64>| {
+        json!({
+            "device": name,
+            "weight_bytes": share.weights,
+            "cache_bytes": share.cache,
+            "work_bytes": share.work,
+            "needed_bytes": share.total(),
+            "free_bytes": free,
+            "fits": free.map(|free| share.total() <= free),
+        })
+    };
+    let object = json!({
+        "num_hidden_layers": plan.num_layers,
+        "context": plan.positions,
+        "first_gpu_layer": plan.first_gpu_layer,
+        "devices": [
+            device(&name, &plan.gpu, gpu_free),
+            device("cpu", &plan.cpu, plan.memory.cpu),
+        ],
+    });
+    format!("{object:#}\n")
 }
 
 /// Bytes in GiB, or in MiB below a tenth of one.

@@ -3,7 +3,7 @@
 //! Rows of activations are the tokens of all sequences, one after the other: nothing is padded. Only
 //! attention asks which rows are whose.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use candle_nn::rotary_emb::rope_thd;
 
@@ -120,6 +120,10 @@ impl Attention {
 }
 
 impl Turns {
+    pub(crate) fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self { cos: self.cos.to_device(device)?, sin: self.sin.to_device(device)? })
+    }
+
     /// Turns heads by their positions: (n, heads, `head_dim`) to the same, in f32 inside.
     fn turn(&self, heads: &Tensor) -> Result<Tensor> {
         let x = heads.to_dtype(DType::F32)?.unsqueeze(0)?;

@@ -7,6 +7,7 @@
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
 //! - [`anatomy`], [`memory`]: which tensors such a decoder has, and what it takes in memory
+//! - [`placement`], [`device`]: which of them go to a GPU, and what there is
 //! - `random`: numbers that follow from a place
 //! - `instructions`, `numbers`, `dot_x86`, `dot`, [`quantised`], [`weight`]: matrices, plain and quantised, and
 //!   products by them
@@ -29,6 +30,7 @@ pub mod cache;
 pub mod chat_template;
 pub mod compare;
 pub mod config;
+pub mod device;
 mod dot;
 #[cfg(target_arch = "x86_64")]
 mod dot_x86;
@@ -46,6 +48,7 @@ pub mod memory;
 pub mod model;
 mod numbers;
 pub mod open;
+pub mod placement;
 pub mod progress;
 pub mod quantised;
 mod random;

@@ -86,7 +86,7 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let opened = chosen::open(&args.model, &args.run, terminal)?;
     let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
     let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
-    let model = chosen::load(&opened, &args.run, terminal)?;
+    let model = chosen::load(&opened, &args.run, prompt.len(), terminal)?;
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
     let top = sampling::top(&logits, args.top);
     if args.json {
@@ -114,7 +114,9 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let request = asked.request(&defaults, prompt.len(), DEFAULT_MAX_NEW_TOKENS)?;
     request.sampling.check(opened.config.vocab_size)?;
     let begin = Instant::now();
-    let model = chosen::load(&opened, &args.run, terminal)?;
+    let positions = prompt.len() + request.max_new_tokens;
+    let positions = positions.min(opened.config.max_position_embeddings) * request.num_sequences;
+    let model = chosen::load(&opened, &args.run, positions, terminal)?;
     let load = begin.elapsed();
 
     let mut on_step = |step: Step| show(args, &request, tokenizer.as_ref(), &step);
@@ -213,8 +215,9 @@ fn score_one(
     }
     let positions = opened.config.max_position_embeddings;
     let rule = rule(args, positions)?;
-    rule.cut(text.ids.len(), text.bos.is_some())?;
-    let model = chosen::load(&opened, &args.run, terminal)?;
+    let windows = rule.cut(text.ids.len(), text.bos.is_some())?;
+    let positions = windows.iter().map(|window| window.tokens.len() + 1).max().unwrap_or(1);
+    let model = chosen::load(&opened, &args.run, positions, terminal)?;
     let score = score::score(&model, &text, rule, &progress.watch())?;
     terminal.clear();
     if score.num_windows > 1 {

@@ -8,6 +8,7 @@ use candle_nn::ops::rms_norm;
 use crate::anatomy::{self, EMBEDDING, HEAD, NORM, layer_tensor};
 use crate::cache::KvCache;
 use crate::config::DecoderConfig;
+use crate::device::Devices;
 use crate::error::{Error, Result};
 use crate::feed_forward::FeedForward;
 use crate::layer::{Attention, Layer, Rows, Turns};
@@ -25,7 +26,7 @@ pub struct Model {
     head: Weight,
     inverse_frequencies: Vec<f32>,
     dtype: DType,
-    device: Device,
+    devices: Devices,
     notes: Vec<String>,
 }
 
@@ -39,22 +40,25 @@ pub struct Sequence<'a> {
 }
 
 impl Model {
-    /// Loads the decoder that `config` describes.
+    /// Loads the decoder that `config` describes, its parts onto `devices`.
     ///
     /// Names and shapes of all tensors are checked before the first is read: errors are those of a
-    /// missing tensor, one that the config does not account for, and one of another shape.
-    pub fn load(config: DecoderConfig, source: &dyn WeightSource, watch: &Watch) -> Result<Self> {
+    /// missing tensor, one that the config does not account for, one of another shape, and that of a
+    /// device without room.
+    pub fn load(
+        config: DecoderConfig,
+        source: &dyn WeightSource,
+        devices: Devices,
+        watch: &Watch,
+    ) -> Result<Self> {
         let (has_own_head, mut notes) = check_tensors(&config, source)?;
         notes.extend(source.notes());
         let bytes = source.names().iter().map(|name| source.stored_bytes(name)).sum();
         watch.begin("loading", bytes, Unit::Bytes);
         let loader = Loader { source, watch, config: &config };
-
-        let embedding = loader.matrix(EMBEDDING)?;
-        let layers = (0..config.num_hidden_layers).map(|layer| loader.layer(layer));
-        let layers = layers.collect::<Result<Vec<_>>>()?;
-        let norm = loader.vector(NORM)?;
-        let head = if has_own_head { loader.matrix(HEAD)? } else { embedding.clone() };
+        let parts = loader.parts(&devices, has_own_head);
+        let Parts { embedding, layers, norm, head } =
+            parts.map_err(|error| devices.explained(error))?;
         Ok(Self {
             inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
             embedding,
@@ -62,7 +66,7 @@ impl Model {
             norm,
             head,
             dtype: source.dtype(),
-            device: source.device().clone(),
+            devices,
             notes,
             config,
         })
@@ -88,7 +92,8 @@ impl Model {
 
     /// An empty cache with room for `capacity` positions.
     pub fn cache(&self, capacity: usize) -> Result<KvCache> {
-        Ok(KvCache::new(&self.config, capacity, self.dtype, &self.device)?)
+        let made = KvCache::new(&self.config, capacity, self.dtype, &self.devices.layers);
+        made.map_err(|error| self.devices.explained(error.into()))
     }
 
     /// Runs `tokens` behind those that `cache` holds, and returns their hidden states after the last
@@ -118,7 +123,7 @@ impl Model {
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::NoSuchToken { id, vocab_size });
         }
-        let indices = Tensor::new(tokens, &self.device)?;
+        let indices = Tensor::new(tokens, &self.devices.embedding)?;
         Ok(self.embedding.rows(&indices)?)
     }
 
@@ -140,9 +145,11 @@ impl Model {
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         on_pool(|| {
             let eps = self.config.rms_norm_eps as f32;
-            let normed = rms_norm(&hidden.contiguous()?, &self.norm, eps)?;
+            let hidden = hidden.to_device(&self.devices.head)?.contiguous()?;
+            let normed = rms_norm(&hidden, &self.norm, eps)?;
             Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
         })
+        .map_err(|error| self.devices.explained(error))
     }
 
     /// The logits of `hidden`'s rows one after the other, which must all be finite.
@@ -189,7 +196,7 @@ impl Model {
                 rows.cache.truncate(len);
             }
         }
-        ran
+        ran.map_err(|error| self.devices.explained(error))
     }
 
     fn run_layers(
@@ -208,8 +215,11 @@ impl Model {
             }
             positions.extend(start..needed);
         }
-        let turns = self.turns(&positions)?;
+        let mut turns = self.turns(&positions)?;
         for layer in layers {
+            // At the border between two devices these are copies, elsewhere the same memory.
+            hidden = hidden.to_device(&self.devices.layers[layer])?;
+            turns = turns.to_device(&self.devices.layers[layer])?;
             hidden = self.layers[layer].forward(layer, &hidden, &turns, rows)?;
         }
         Ok(hidden)
@@ -220,8 +230,8 @@ impl Model {
         let positions = positions.iter().copied();
         let angles = self.config.rope.angles(&self.inverse_frequencies, positions);
         Ok(Turns {
-            cos: Tensor::from_vec(angles.cos, shape, &self.device)?,
-            sin: Tensor::from_vec(angles.sin, shape, &self.device)?,
+            cos: Tensor::from_vec(angles.cos, shape, &Device::Cpu)?,
+            sin: Tensor::from_vec(angles.sin, shape, &Device::Cpu)?,
         })
     }
 }
@@ -245,30 +255,53 @@ struct Loader<'a> {
     config: &'a DecoderConfig,
 }
 
+/// What is read.
+struct Parts {
+    embedding: Weight,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Weight,
+}
+
 impl Loader<'_> {
-    fn matrix(&self, name: &str) -> Result<Weight> {
+    fn parts(&self, devices: &Devices, has_own_head: bool) -> Result<Parts> {
+        let embedding = self.matrix(EMBEDDING, &devices.embedding)?;
+        let layers = devices.layers.iter().enumerate();
+        let layers = layers.map(|(layer, device)| self.layer(layer, device));
+        let layers = layers.collect::<Result<_>>()?;
+        let norm = self.vector(NORM, &devices.head)?;
+        let head = if has_own_head {
+            self.matrix(HEAD, &devices.head)?
+        } else if devices.head.same_device(&devices.embedding) {
+            embedding.clone()
+        } else {
+            self.matrix(EMBEDDING, &devices.head)?
+        };
+        Ok(Parts { embedding, layers, norm, head })
+    }
+
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {
         self.watch.check()?;
-        let matrix = self.source.matrix(name)?;
+        let matrix = self.source.matrix(name, device)?;
         self.watch.done(self.source.stored_bytes(name));
         Ok(matrix)
     }
 
-    fn vector(&self, name: &str) -> Result<Tensor> {
-        let vector = self.source.vector(name)?;
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let vector = self.source.vector(name, device)?;
         self.watch.done(self.source.stored_bytes(name));
         Ok(vector)
     }
 
-    fn linear(&self, layer: usize, name: &str, has_bias: bool) -> Result<Linear> {
-        let weight = self.matrix(&layer_tensor(layer, &format!("{name}.weight")))?;
-        let bias = has_bias.then(|| self.vector(&layer_tensor(layer, &format!("{name}.bias"))));
-        Ok(Linear { weight, bias: bias.transpose()? })
-    }
-
-    fn layer(&self, layer: usize) -> Result<Layer> {
+    fn layer(&self, layer: usize, device: &Device) -> Result<Layer> {
         let config = self.config;
-        let norm = |name: &str| self.vector(&layer_tensor(layer, &format!("{name}.weight")));
-        let linear = |name: &str, has_bias| self.linear(layer, name, has_bias);
+        let vector = |name: &str| self.vector(&layer_tensor(layer, name), device);
+        let norm = |name: &str| vector(&format!("{name}.weight"));
+        let linear = |name: &str, has_bias: bool| -> Result<Linear> {
+            let weight = self.matrix(&layer_tensor(layer, &format!("{name}.weight")), device)?;
+            let bias = has_bias.then(|| vector(&format!("{name}.bias"))).transpose()?;
+            Ok(Linear { weight, bias })
+        };
         let qk_norm =
             || -> Result<_> { Ok((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) };
         Ok(Layer {

@@ -33,6 +33,20 @@ pub(crate) fn widen(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     })
 }
 
+/// f32 rounded to BF16.
+pub(crate) fn round_bf16(numbers: &[f32]) -> Vec<bf16> {
+    round(numbers, bf16::from_f32)
+}
+
+/// f32 rounded to F16.
+pub(crate) fn round_f16(numbers: &[f32]) -> Vec<f16> {
+    round(numbers, f16::from_f32)
+}
+
+fn round<T: Send>(numbers: &[f32], number: impl Fn(f32) -> T + Sync) -> Vec<T> {
+    numbers.par_iter().with_min_len(BLOCK).map(|&x| number(x)).collect()
+}
+
 fn convert<const SIZE: usize, T: Copy + Default + Send + Sync>(
     bytes: &[u8],
     number: impl Fn([u8; SIZE]) -> T + Sync,

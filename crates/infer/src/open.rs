@@ -7,21 +7,22 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device};
 use checkpoint::gguf::tokenizer::{TokenizerFolder, from_metadata};
 use checkpoint::json::Object;
-use checkpoint::{Checkpoint, Encoding, folder};
+use checkpoint::{Checkpoint, Dtype, Encoding, folder};
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::recipe::{Draft, Recipe, Source};
 use dus::sources::{self, Access};
-use dus::splice::NewTensor;
 use dus::unbuilt::Unbuilt;
 use tempfile::TempDir;
 
-use crate::anatomy::Expected;
+use crate::anatomy::{self, EMBEDDING, Expected};
 use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
+use crate::device::{self, Devices};
 use crate::error::{Error, Result};
 use crate::generation_config::GenerationConfig;
 use crate::memory::Footprint;
 use crate::model::Model;
+use crate::placement::{self, GpuLayers, Memory, Needs, Plan};
 use crate::progress::{Unit, Watch};
 use crate::quantised::Quantize;
 use crate::random_weights::RandomWeights;
@@ -32,7 +33,8 @@ use crate::unbuilt::UnbuiltWeights;
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32 on the CPU; quantised blocks of a GGUF file stay what they are.
+    /// f32 on the CPU; on a GPU f16 or bf16 if the model is stored so, and f32 if not. Quantised blocks
+    /// of a GGUF file stay what they are.
     #[default]
     Auto,
     /// 32 bits.
@@ -43,43 +45,26 @@ pub enum Arithmetic {
     BF16,
 }
 
-/// Where a model runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Place {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// A GPU of NVIDIA's, by its number.
-    Cuda(usize),
-    /// A GPU of Apple's.
-    Metal,
+pub use crate::device::Place;
+
+/// What is asked of a model's place and arithmetic.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Placing {
+    /// The type of the arithmetic.
+    pub arithmetic: Arithmetic,
+    /// The device.
+    pub place: Place,
+    /// How many layers go there.
+    pub gpu_layers: GpuLayers,
 }
 
 impl Arithmetic {
-    /// The type of activations and of the cache.
-    #[must_use]
-    pub fn dtype(self) -> DType {
+    fn dtype(self, device: &Device, stored: Dtype) -> DType {
         match self {
-            Self::Auto | Self::F32 => DType::F32,
+            Self::Auto => device::default_dtype(device, stored),
+            Self::F32 => DType::F32,
             Self::F16 => DType::F16,
             Self::BF16 => DType::BF16,
-        }
-    }
-}
-
-impl Place {
-    /// The device; the error says why there is none.
-    pub fn device(self) -> Result<Device> {
-        let without = |device: String| Error::NoDevice {
-            device,
-            reason: "this infer was built for the CPU".to_owned(),
-        };
-        match self {
-            Self::Auto | Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => Err(without(format!("cuda:{number}"))),
-            Self::Metal => Err(without("metal".to_owned())),
         }
     }
 }
@@ -248,20 +233,38 @@ impl Opened {
     }
 
     /// What it would take in memory; layers that have the same bytes take them once.
-    #[must_use]
-    pub fn footprint(&self, arithmetic: Arithmetic) -> Footprint {
-        let repeated = self.blueprint().map(repeated).unwrap_or_default();
-        let (dtype, storage) = (arithmetic.dtype(), self.storage(arithmetic));
-        let bytes = |tensor: &Expected| {
-            if repeated.contains(&*tensor.name) {
+    pub fn footprint(&self, placing: Placing) -> Result<Footprint> {
+        let dtype = self.dtype(placing.arithmetic, &placing.place.device()?);
+        let shared = self.blueprint().map(shared).unwrap_or_default();
+        let mut seen = HashSet::new();
+        let mut is_repeated =
+            |name: &str| shared.get(name).is_some_and(|&first| !seen.insert(first));
+        let repeated: HashSet<String> = anatomy::expected(&self.config)
+            .into_iter()
+            .map(|tensor| tensor.name)
+            .filter(|name| is_repeated(name))
+            .collect();
+        let bytes = |Expected { name, shape }: &Expected| {
+            if repeated.contains(name) {
                 return 0;
             }
-            let stored = self.encoding(&tensor.name);
-            let blocks = stored.and_then(|stored| storage.blocks(stored, &tensor.shape));
-            let bytes = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(&tensor.shape));
-            bytes.unwrap_or_else(|| bytes_in(tensor, dtype))
+            self.weight_bytes(name, shape, placing.arithmetic, dtype.size_in_bytes())
         };
-        Footprint::new(&self.config, bytes, dtype)
+        Ok(Footprint::new(&self.config, bytes, dtype))
+    }
+
+    /// The bytes that a tensor takes in memory, in an arithmetic of elements of `element_bytes`.
+    fn weight_bytes(
+        &self,
+        name: &str,
+        shape: &[usize],
+        arithmetic: Arithmetic,
+        element_bytes: usize,
+    ) -> u64 {
+        let storage = self.storage(arithmetic);
+        let blocks = self.encoding(name).and_then(|stored| storage.blocks(stored, shape));
+        let bytes = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(shape));
+        bytes.unwrap_or_else(|| (shape.iter().product::<usize>() * element_bytes) as u64)
     }
 
     /// The plan, if it is one that was never built.
@@ -294,22 +297,57 @@ impl Opened {
         }
     }
 
-    /// Loads its weights, which must have been wanted.
-    pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
-        let (dtype, device, config) = (arithmetic.dtype(), place.device()?, self.config.clone());
-        let storage = self.storage(arithmetic);
+    /// Decides what goes where: `positions` are those of all sequences that are to run at once.
+    ///
+    /// Errors are those of a device that is not there, and of layers that do not fit it.
+    pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
+        let device = placing.place.device()?;
+        let element_bytes = self.dtype(placing.arithmetic, &device).size_in_bytes();
+        let weight_bytes = |name: &str, shape: &[usize]| {
+            self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
+        };
+        let shared = self.blueprint().map(shared).unwrap_or_default();
+        let same_as = |name: &str| shared.get(name).copied();
+        let needs = Needs::of(&self.config, positions, element_bytes, &weight_bytes, &same_as);
+        let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
+        let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
+        placement::plan(&needs, &memory, placing.gpu_layers)
+    }
+
+    /// Loads its weights, which must have been wanted, as `plan` has it.
+    pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
+        let device = placing.place.device()?;
+        let dtype = self.dtype(placing.arithmetic, &device);
+        let storage = self.storage(placing.arithmetic);
+        let (devices, config) = (Devices::of(plan, &device), self.config.clone());
         match &self.files {
             Files::Built { checkpoint, outline: None } => {
-                let source = MappedWeights::open(Arc::clone(checkpoint), dtype, &device)?;
-                Model::load(config, &source.stored(storage), watch)
+                let source = MappedWeights::open(Arc::clone(checkpoint), dtype)?.stored(storage);
+                Model::load(config, &source, devices, watch)
             }
             Files::Unbuilt(unbuilt) => {
-                let source = UnbuiltWeights::open(Arc::clone(unbuilt), dtype, &device)?;
-                Model::load(config, &source.stored(storage), watch)
+                let source = UnbuiltWeights::open(Arc::clone(unbuilt), dtype)?.stored(storage);
+                Model::load(config, &source, devices, watch)
             }
             Files::Built { .. } | Files::Planned(_) => {
                 Err(Error::OutlineOnly { model: self.path().to_owned() })
             }
+        }
+    }
+
+    /// Loads its weights, as many as fit `place` and the rest on the processor, with room for one
+    /// sequence of all positions.
+    pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
+        let placing = Placing { arithmetic, place, gpu_layers: GpuLayers::Auto };
+        let plan = self.plan(placing, self.config.max_position_embeddings)?;
+        self.load_placed(placing, &plan, watch)
+    }
+
+    /// The type of the arithmetic on `device`: the embedding's stands for what is stored.
+    fn dtype(&self, arithmetic: Arithmetic, device: &Device) -> DType {
+        match self.encoding(EMBEDDING) {
+            Some(Encoding::Plain(stored)) => arithmetic.dtype(device, stored),
+            _ => arithmetic.dtype(device, Dtype::F16),
         }
     }
 }
@@ -341,45 +379,39 @@ pub fn config_alone(spec: &str) -> Result<DecoderConfig> {
     DecoderConfig::read(&folder::read_object(&path)?, &path)
 }
 
-/// A model of this config with random weights.
+/// A model of this config with random weights, all of it on one device, and what it takes in memory.
 pub fn load_random(
     config: &DecoderConfig,
     spec: &str,
-    arithmetic: Arithmetic,
-    place: Place,
+    placing: Placing,
     watch: &Watch,
-) -> Result<Model> {
-    let device = place.device()?;
-    let source = RandomWeights::new(config, Path::new(spec), arithmetic.dtype(), &device);
-    Model::load(config.clone(), &source, watch)
+) -> Result<(Model, Footprint)> {
+    let device = placing.place.device()?;
+    // No file says how they are stored; most are in 16 bits.
+    let dtype = placing.arithmetic.dtype(&device, Dtype::BF16);
+    let source = RandomWeights::new(config, Path::new(spec), dtype);
+    let devices = Devices::all(&device, config.num_hidden_layers);
+    let bytes =
+        |tensor: &Expected| (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64;
+    let footprint = Footprint::new(config, bytes, dtype);
+    Ok((Model::load(config.clone(), &source, devices, watch)?, footprint))
 }
 
-/// What a model of this config takes in memory, all of it in the type of the arithmetic.
-#[must_use]
-pub fn footprint(config: &DecoderConfig, arithmetic: Arithmetic) -> Footprint {
-    let dtype = arithmetic.dtype();
-    Footprint::new(config, |tensor| bytes_in(tensor, dtype), dtype)
-}
-
-fn bytes_in(tensor: &Expected, dtype: DType) -> u64 {
-    (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64
-}
-
-/// The names of new tensors whose bytes are those of an earlier one.
-fn repeated(blueprint: &Blueprint) -> HashSet<&str> {
-    let mut seen: HashMap<(usize, usize), Vec<&NewTensor>> = HashMap::new();
-    let mut repeated = HashSet::new();
-    for tensor in &blueprint.splice.tensors {
+/// For each new tensor of a plan the number of the first that has the same bytes.
+fn shared(blueprint: &Blueprint) -> HashMap<&str, usize> {
+    let tensors = &blueprint.splice.tensors;
+    let mut seen: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
+    let mut shared = HashMap::new();
+    for (number, tensor) in tensors.iter().enumerate() {
         let alike = seen.entry((tensor.model, tensor.source)).or_default();
         // Noise goes by the tensor's name, so that no two are alike.
         let has_noise = tensor.change.as_ref().is_some_and(|change| !change.noises.is_empty());
-        if !has_noise && alike.iter().any(|earlier| earlier.change == tensor.change) {
-            repeated.insert(tensor.name.as_str());
-        } else {
-            alike.push(tensor);
-        }
+        let is_alike = |&&earlier: &&usize| !has_noise && tensors[earlier].change == tensor.change;
+        let first = alike.iter().find(is_alike).copied().unwrap_or(number);
+        alike.push(number);
+        shared.insert(tensor.name.as_str(), first);
     }
-    repeated
+    shared
 }
 
 /// The recipe that a model is run by, if it is one or a plan is given.

@@ -23,20 +23,18 @@ pub struct RandomWeights {
     names: Vec<String>,
     shapes: HashMap<String, Vec<usize>>,
     dtype: DType,
-    device: Device,
 }
 
 impl RandomWeights {
     /// The tensors of the decoder that `config` describes, which errors call `path`.
     #[must_use]
-    pub fn new(config: &DecoderConfig, path: &Path, dtype: DType, device: &Device) -> Self {
+    pub fn new(config: &DecoderConfig, path: &Path, dtype: DType) -> Self {
         let expected = anatomy::expected(config);
         Self {
             path: path.to_owned(),
             names: expected.iter().map(|tensor| tensor.name.clone()).collect(),
             shapes: expected.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect(),
             dtype,
-            device: device.clone(),
         }
     }
 
@@ -58,10 +56,6 @@ impl WeightSource for RandomWeights {
         self.dtype
     }
 
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
     fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
     }
@@ -75,7 +69,7 @@ impl WeightSource for RandomWeights {
         (elements * self.dtype.size_in_bytes()) as u64
     }
 
-    fn matrix(&self, name: &str) -> Result<Weight> {
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {
         let shape = self.shape_of(name)?;
         // The variance keeps activations as they are from layer to layer.
         let width = (12.0 / shape.last().copied().unwrap_or(1) as f64).sqrt();
@@ -86,15 +80,17 @@ impl WeightSource for RandomWeights {
                 *number = ((uniform(seed, block as u64, i as u64) - 0.5) * width) as f32;
             }
         });
-        let tensor = Tensor::from_vec(numbers, shape, &self.device)?.to_dtype(self.dtype)?;
+        let tensor = Tensor::from_vec(numbers, shape, &Device::Cpu)?
+            .to_dtype(self.dtype)?
+            .to_device(device)?;
         Ok(Weight::Dense(tensor))
     }
 
-    fn vector(&self, name: &str) -> Result<Tensor> {
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
         let shape = self.shape_of(name)?;
         let is_bias = name.rsplit('.').next() == Some("bias");
         let number = if is_bias { 0.0_f32 } else { 1.0 };
-        Ok(Tensor::full(number, shape, &self.device)?.to_dtype(self.dtype)?)
+        Ok(Tensor::full(number, shape, device)?.to_dtype(self.dtype)?)
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {

@@ -5,12 +5,10 @@ use rayon::prelude::*;
 use crate::cache::KvCache;
 use crate::error::Result;
 use crate::model::Model;
+use crate::placement::PIECE;
 use crate::progress::{Unit, Watch};
 use crate::sampling::log_sum_exp;
 use crate::windows::{Rule, Window};
-
-/// Tokens that run at once.
-const PIECE: usize = 512;
 
 /// Rows of logits that are held at once.
 const ROWS: usize = 64;

@@ -23,9 +23,6 @@ pub trait WeightSource: Sync {
     /// The type of the arithmetic.
     fn dtype(&self) -> DType;
 
-    /// Where the tensors go.
-    fn device(&self) -> &Device;
-
     /// The names of all tensors, in the order of the files.
     fn names(&self) -> Vec<&str>;
 
@@ -35,11 +32,11 @@ pub trait WeightSource: Sync {
     /// The bytes of a tensor as it is stored; 0 where there is none of this name.
     fn stored_bytes(&self, name: &str) -> u64;
 
-    /// A matrix to multiply by.
-    fn matrix(&self, name: &str) -> Result<Weight>;
+    /// A matrix to multiply by, on `device`.
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight>;
 
-    /// A norm's weight or a bias, in the type of the arithmetic.
-    fn vector(&self, name: &str) -> Result<Tensor>;
+    /// A norm's weight or a bias, in the type of the arithmetic, on `device`.
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor>;
 
     /// Whether two tensors are the same numbers, stored in the same way.
     fn are_equal(&self, name: &str, other: &str) -> Result<bool>;
@@ -56,16 +53,15 @@ pub struct MappedWeights {
     checkpoint: Arc<Checkpoint>,
     files: Vec<Arc<Mmap>>,
     dtype: DType,
-    device: Device,
     storage: Storage,
 }
 
 impl MappedWeights {
-    /// Maps the files of `checkpoint`; tensors will be of `dtype`, on `device`.
-    pub fn open(checkpoint: Arc<Checkpoint>, dtype: DType, device: &Device) -> Result<Self> {
+    /// Maps the files of `checkpoint`; tensors will be of `dtype`.
+    pub fn open(checkpoint: Arc<Checkpoint>, dtype: DType) -> Result<Self> {
         let files = stored::map_files(&checkpoint)?;
         let storage = Storage::default();
-        Ok(Self { checkpoint, files, dtype, device: device.clone(), storage })
+        Ok(Self { checkpoint, files, dtype, storage })
     }
 
     /// The same with matrices that are stored as `storage` says.
@@ -104,10 +100,6 @@ impl WeightSource for MappedWeights {
         self.dtype
     }
 
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
     fn names(&self) -> Vec<&str> {
         let tensors = self.checkpoint.tensors().iter().map(|tensor| tensor.name.as_str());
         let is_setting = |name: &&str| {
@@ -125,12 +117,12 @@ impl WeightSource for MappedWeights {
         self.checkpoint.tensor(name).map_or(0, checkpoint::Tensor::bytes)
     }
 
-    fn matrix(&self, name: &str) -> Result<Weight> {
-        self.entry(name)?.matrix(self.storage, self.dtype, &self.device)
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {
+        self.entry(name)?.matrix(self.storage, self.dtype, device)
     }
 
-    fn vector(&self, name: &str) -> Result<Tensor> {
-        self.entry(name)?.tensor(self.dtype, &self.device)
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
+        self.entry(name)?.tensor(self.dtype, device)
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {

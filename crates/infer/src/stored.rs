@@ -186,12 +186,24 @@ impl Stored<'_> {
                 return Ok(quantised::dequantised(&self.blocks(ty)?, dtype, device)?);
             }
         };
-        let tensor = match (stored, dtype) {
-            (Dtype::BF16, DType::BF16) => Tensor::from_vec(numbers::bf16(bytes), shape, device)?,
-            (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, device)?,
-            _ => {
-                let widened = numbers::widen(stored, bytes).ok_or_else(|| self.unsupported())?;
-                Tensor::from_vec(widened, shape, device)?.to_dtype(dtype)?
+        let is_as_stored = matches!(
+            (stored, dtype),
+            (Dtype::BF16, DType::BF16) | (Dtype::F16, DType::F16) | (Dtype::F32, DType::F32)
+        );
+        // A GPU's driver copies out of the file's pages, which another copy here would only delay.
+        let tensor = if is_as_stored && !device.is_cpu() {
+            Tensor::from_raw_buffer(bytes, dtype, shape, device)?
+        } else {
+            match (stored, dtype) {
+                (Dtype::BF16, DType::BF16) => {
+                    Tensor::from_vec(numbers::bf16(bytes), shape, device)?
+                }
+                (Dtype::F16, DType::F16) => Tensor::from_vec(numbers::f16(bytes), shape, device)?,
+                _ => {
+                    let widened =
+                        numbers::widen(stored, bytes).ok_or_else(|| self.unsupported())?;
+                    rounded(widened, shape, dtype, device)?
+                }
             }
         };
         let Some(head_dim) = self.pairs else { return Ok(tensor) };
@@ -222,5 +234,19 @@ impl Stored<'_> {
 
     fn unsupported(&self) -> Error {
         Error::Encoding { tensor: self.name.to_owned(), encoding: self.encoding }
+    }
+}
+
+/// Numbers rounded to `dtype` on all cores, before they go to `device`.
+fn rounded(
+    numbers: Vec<f32>,
+    shape: &[usize],
+    dtype: DType,
+    device: &Device,
+) -> candle_core::Result<Tensor> {
+    match dtype {
+        DType::BF16 => Tensor::from_vec(numbers::round_bf16(&numbers), shape, device),
+        DType::F16 => Tensor::from_vec(numbers::round_f16(&numbers), shape, device),
+        _ => Tensor::from_vec(numbers, shape, device)?.to_dtype(dtype),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 use checkpoint::gguf::Architecture;
 use dus::recipe::Form;
 use dus::splice::NewTensor;
@@ -28,24 +28,25 @@ pub struct UnbuiltWeights {
     files: Vec<Vec<Arc<Mmap>>>,
     by_name: HashMap<String, usize>,
     dtype: DType,
-    device: Device,
     storage: Storage,
-    /// What was read, by the first new tensor that has the bytes.
-    matrices: Mutex<HashMap<usize, Weight>>,
-    vectors: Mutex<HashMap<usize, Tensor>>,
+    matrices: Known<Weight>,
+    vectors: Known<Tensor>,
 }
 
+/// What was read, by the first new tensor that has the bytes and where it went.
+type Known<T> = Mutex<HashMap<(usize, DeviceLocation), T>>;
+
 impl UnbuiltWeights {
-    /// Maps the files of the models; tensors will be of `dtype`, on `device`.
-    pub fn open(unbuilt: Arc<Unbuilt>, dtype: DType, device: &Device) -> Result<Self> {
+    /// Maps the files of the models; tensors will be of `dtype`.
+    pub fn open(unbuilt: Arc<Unbuilt>, dtype: DType) -> Result<Self> {
         let blueprint = unbuilt.blueprint();
         let files = blueprint.models.iter().map(|model| stored::map_files(&model.checkpoint));
         let files = files.collect::<Result<_>>()?;
         let names = blueprint.splice.tensors.iter().enumerate();
         let by_name = names.map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         let (matrices, vectors) = (Mutex::default(), Mutex::default());
-        let (device, storage) = (device.clone(), Storage::default());
-        Ok(Self { files, by_name, dtype, device, storage, matrices, vectors, unbuilt })
+        let storage = Storage::default();
+        Ok(Self { unbuilt, files, by_name, dtype, storage, matrices, vectors })
     }
 
     /// The same with matrices that are stored as `storage` says.
@@ -89,20 +90,23 @@ impl UnbuiltWeights {
         Ok(Stored { name, encoding: *encoding, shape, bytes, pairs })
     }
 
-    /// What `read` makes of the tensor called `name`, read once for all that have the same bytes.
+    /// What `read` makes of the tensor called `name`, read once for all on `device` that have the same
+    /// bytes.
     fn shared<T: Clone>(
         &self,
         name: &str,
-        known: &Mutex<HashMap<usize, T>>,
+        device: &Device,
+        known: &Known<T>,
         read: impl FnOnce(Stored) -> Result<T>,
     ) -> Result<T> {
         let first = self.unbuilt.same_as(self.number(name)?);
+        let key = (first, device.location());
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&first) {
+        if let Some(known) = known.get(&key) {
             return Ok(known.clone());
         }
         let new = read(self.entry(first)?)?;
-        known.insert(first, new.clone());
+        known.insert(key, new.clone());
         Ok(new)
     }
 }
@@ -114,10 +118,6 @@ impl WeightSource for UnbuiltWeights {
 
     fn dtype(&self) -> DType {
         self.dtype
-    }
-
-    fn device(&self) -> &Device {
-        &self.device
     }
 
     fn names(&self) -> Vec<&str> {
@@ -138,14 +138,14 @@ impl WeightSource for UnbuiltWeights {
         own.map_or(0, |number| self.tensors()[number].bytes())
     }
 
-    fn matrix(&self, name: &str) -> Result<Weight> {
-        self.shared(name, &self.matrices, |stored| {
-            stored.matrix(self.storage, self.dtype, &self.device)
+    fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {
+        self.shared(name, device, &self.matrices, |stored| {
+            stored.matrix(self.storage, self.dtype, device)
         })
     }
 
-    fn vector(&self, name: &str) -> Result<Tensor> {
-        self.shared(name, &self.vectors, |stored| stored.tensor(self.dtype, &self.device))
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
+        self.shared(name, device, &self.vectors, |stored| stored.tensor(self.dtype, device))
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device, IndexOp, Tensor};
 use checkpoint::Checkpoint;
+use infer::device::Devices;
 use infer::progress::Watch;
 use infer::source::MappedWeights;
 use infer::{DecoderConfig, Model};
@@ -60,8 +61,9 @@ pub(crate) fn smollm2() -> Option<&'static Path> {
 pub(crate) fn load(dir: &Path) -> Model {
     let checkpoint = Arc::new(Checkpoint::open(dir).unwrap());
     let config = DecoderConfig::read(checkpoint.config(), &checkpoint.config_path()).unwrap();
-    let source = MappedWeights::open(checkpoint, DType::F32, &Device::Cpu).unwrap();
-    Model::load(config, &source, &Watch::nobody()).unwrap()
+    let source = MappedWeights::open(checkpoint, DType::F32).unwrap();
+    let devices = Devices::all(&Device::Cpu, config.num_hidden_layers);
+    Model::load(config, &source, devices, &Watch::nobody()).unwrap()
 }
 
 pub(crate) fn ids(value: &Value) -> Vec<u32> {

@@ -140,8 +140,8 @@ fn layers_of_the_same_bytes_share_them() {
         let blueprint = Blueprint::new(recipe, LayoutKind::Size, None).unwrap();
         let watch = dus::progress::Watch::nobody();
         let unbuilt = dus::unbuilt::Unbuilt::new(blueprint, &watch).unwrap();
-        let (dtype, cpu) = (candle_core::DType::F32, candle_core::Device::Cpu);
-        UnbuiltWeights::open(unbuilt.into(), dtype, &cpu).unwrap()
+        let dtype = candle_core::DType::F32;
+        UnbuiltWeights::open(unbuilt.into(), dtype).unwrap()
     };
     let bytes = |weights: &UnbuiltWeights| -> u64 {
         weights.names().iter().map(|name| weights.stored_bytes(name)).sum()
@@ -149,7 +149,7 @@ fn layers_of_the_same_bytes_share_them() {
     let (base, deep) = (weights("0..n"), weights("dus(8)"));
     assert_eq!(bytes(&deep), bytes(&base));
     let storage = |weights: &UnbuiltWeights, name: &str| {
-        let norm = weights.vector(name).unwrap();
+        let norm = weights.vector(name, &candle_core::Device::Cpu).unwrap();
         let (storage, _) = norm.storage_and_layout();
         std::ptr::from_ref(&*storage).addr()
     };

@@ -1,0 +1,185 @@
+//! Devices: which there are, what memory they have free, and which of a model's parts go where.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device, DeviceLocation};
+
+use crate::error::{Error, Result, one_line};
+use crate::placement::Plan;
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Place {
+    /// The first GPU of NVIDIA's that answers, and the processor where none does.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU of NVIDIA's, by its number.
+    Cuda(usize),
+    /// A GPU of Apple's.
+    Metal,
+}
+
+impl Place {
+    /// The device; the error says why there is none.
+    pub fn device(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => Ok(open_cuda(0).unwrap_or(Device::Cpu)),
+            Self::Cuda(number) => open_cuda(number),
+            Self::Metal if !candle_core::utils::metal_is_available() => Err(missing("metal")),
+            Self::Metal => Device::new_metal(0).map_err(|error| Error::NoDevice {
+                device: "metal".to_owned(),
+                reason: one_line(&error),
+            }),
+        }
+    }
+}
+
+/// Why [`Place::Auto`] is the processor, where a GPU could be used.
+#[must_use]
+pub fn why_no_gpu() -> Option<String> {
+    let failed = || open_cuda(0).err().map(|error| error.to_string());
+    candle_core::utils::cuda_is_available().then(failed).flatten()
+}
+
+fn missing(device: &str) -> Error {
+    let reason = "this infer was built for the CPU".to_owned();
+    Error::NoDevice { device: device.to_owned(), reason }
+}
+
+/// Opens a GPU once: tensors of two handles to one GPU do not mix.
+fn open_cuda(number: usize) -> Result<Device> {
+    static OPEN: Mutex<Vec<(usize, Device)>> = Mutex::new(Vec::new());
+    let device = format!("cuda:{number}");
+    if !candle_core::utils::cuda_is_available() {
+        return Err(missing(&device));
+    }
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = open.iter().find(|(opened, _)| *opened == number) {
+        return Ok(device.clone());
+    }
+    let opened = cuda::open(number).map_err(|reason| Error::NoDevice { device, reason })?;
+    open.push((number, opened.clone()));
+    Ok(opened)
+}
+
+/// What a user calls a device.
+#[must_use]
+pub fn name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { .. } => "metal".to_owned(),
+    }
+}
+
+/// The bytes of a device's memory that nobody has, where they are known.
+#[must_use]
+pub fn free_bytes(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => available_memory(&std::fs::read_to_string("/proc/meminfo").ok()?),
+        Device::Cuda(_) => cuda::free_bytes(device),
+        Device::Metal(_) => None,
+    }
+}
+
+/// What Linux says it could give without swapping.
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// The type that arithmetic has on `device` if nothing else is asked for: on a GPU what is stored,
+/// where that is of 16 bits and the card computes with it, and f16 for bf16 where it does not; on the
+/// processor f32.
+#[must_use]
+pub fn default_dtype(device: &Device, stored: checkpoint::Dtype) -> DType {
+    match stored {
+        _ if device.is_cpu() => DType::F32,
+        checkpoint::Dtype::BF16 if cuda::has_bf16(device) => DType::BF16,
+        checkpoint::Dtype::BF16 | checkpoint::Dtype::F16 => DType::F16,
+        _ => DType::F32,
+    }
+}
+
+/// Where each part of a model lies.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// The embedding.
+    pub embedding: Device,
+    /// Each layer, and its keys and values.
+    pub layers: Vec<Device>,
+    /// The final norm and the head.
+    pub head: Device,
+    /// The bytes that are to be taken on the GPU, where that was planned.
+    pub planned: u64,
+}
+
+impl Devices {
+    /// All of a model of `num_layers` on one device.
+    #[must_use]
+    pub fn all(device: &Device, num_layers: usize) -> Self {
+        Self {
+            embedding: device.clone(),
+            layers: vec![device.clone(); num_layers],
+            head: device.clone(),
+            planned: 0,
+        }
+    }
+
+    /// As `plan` has it, with the processor beside `device`.
+    #[must_use]
+    pub fn of(plan: &Plan, device: &Device) -> Self {
+        let on = |is_on: bool| if is_on { device.clone() } else { Device::Cpu };
+        Self {
+            embedding: on(plan.embedding_on_gpu),
+            layers: (0..plan.num_layers).map(|layer| on(layer >= plan.first_gpu_layer)).collect(),
+            head: on(plan.head_on_gpu()),
+            planned: plan.gpu.total(),
+        }
+    }
+
+    /// `error`, or that of memory which ran out if this is what it says.
+    #[must_use]
+    pub fn explained(&self, error: Error) -> Error {
+        let device = &self.head;
+        let said = one_line(&error);
+        let words = ["OUT_OF_MEMORY", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"];
+        if device.is_cpu() || !words.iter().any(|word| said.contains(word)) {
+            return error;
+        }
+        let free = free_bytes(device).unwrap_or(0);
+        Error::OutOfMemory { device: name(device), planned: self.planned, free }
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "device/no_cuda.rs"]
+mod cuda;
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+mod libraries;
+#[cfg(all(feature = "cuda", not(all(target_os = "linux", target_arch = "x86_64"))))]
+#[path = "device/linked_libraries.rs"]
+mod libraries;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_read_as_linux_writes_it() {
+        let meminfo = "MemTotal:       16265572 kB\nMemAvailable:    9843016 kB\n";
+        assert_eq!(available_memory(meminfo), Some(9_843_016 * 1024));
+        assert_eq!(available_memory("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn a_gpu_computes_in_the_type_that_is_stored() {
+        assert_eq!(default_dtype(&Device::Cpu, checkpoint::Dtype::BF16), DType::F32);
+    }
+}
