@@ -45,7 +45,7 @@ impl UnbuiltWeights {
         let by_name = names.map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         let (matrices, vectors) = (Mutex::default(), Mutex::default());
         let (device, storage) = (device.clone(), Storage::default());
-        Ok(Self { files, by_name, dtype, device, storage, matrices, vectors, unbuilt })
+        Ok(Self { unbuilt, files, by_name, dtype, device, storage, matrices, vectors })
     }
 
     /// The same with matrices that are stored as `storage` says.
