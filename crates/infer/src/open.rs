@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device};
-use checkpoint::gguf::tokenizer::{TokenizerFolder, from_metadata};
+use checkpoint::gguf::tokenizer::{TokenizerFolder, from_metadata, from_sentencepiece};
 use checkpoint::json::Object;
 use checkpoint::{Checkpoint, Dtype, Encoding, folder};
 use dus::blueprint::{Blueprint, LayoutKind};
@@ -185,10 +185,14 @@ impl Opened {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let vocab_size = self.config.vocab_size;
-        let Some(files) = self.tokenizer_files()? else {
-            return Tokenizer::open(self.donor().folder(), vocab_size);
+        let donor = self.donor();
+        let (files, path) = match self.tokenizer_files()? {
+            Some(files) => (files, self.path().to_owned()),
+            None => match from_sentencepiece(donor.folder(), donor.num_embedding_rows())? {
+                Some(files) => (Arc::new(files), donor.folder().join("tokenizer.model")),
+                None => return Tokenizer::open(donor.folder(), vocab_size),
+            },
         };
-        let path = self.path().to_owned();
         match files.files.iter().find(|(name, _)| *name == "tokenizer.json") {
             Some((_, text)) => Tokenizer::parse(text.as_bytes(), path, vocab_size),
             None => Err(Error::NoTokenizer { model: path }),

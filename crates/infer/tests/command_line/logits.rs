@@ -1,6 +1,9 @@
 //! `infer logits` and `infer tokens`.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
+use testkit::TinyModel;
 
 use crate::infer::{data, infer, infer_with_stdin, tiny};
 
@@ -79,4 +82,28 @@ fn plans_are_run_without_building_them() {
     said(&[&tiny(), "--layers", "dus(17)"]).refused(&["dus(17) would lose layers", "^^"]);
     said(&[&tiny(), "--layers", "0..2{foo: zero}"]).refused(&["foo"]);
     said(&[&tiny(), "--layers", "mix(0.5*1, 0.5*2)"]).refused(&["mix"]);
+}
+
+/// `tokenizer.model` alone gives the tokens that the `tokenizer.json` made of it gives.
+#[test]
+fn a_sentencepiece_model_is_a_tokenizer() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../checkpoint/tests/fixtures/tokenizers/pieces");
+    let rows = 400;
+    let folder = |names: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        TinyModel { vocab_size: rows, side_files: false, ..TinyModel::default() }.write(dir.path());
+        for name in names {
+            std::fs::copy(fixture.join(name), dir.path().join(name)).unwrap();
+        }
+        dir
+    };
+    let alone = folder(&["tokenizer.model", "tokenizer_config.json"]);
+    let json = folder(&["tokenizer.json", "tokenizer_config.json"]);
+    for text in ["In the beginning", " two  spaces ", "é 한국어 🙂\n\ttab"] {
+        let tokens = |dir: &Path| infer(&["tokens", dir.to_str().unwrap(), text, "--json"]).done();
+        let (found, expected) = (tokens(alone.path()).json(), tokens(json.path()).json());
+        assert!(!expected["ids"].as_array().unwrap().is_empty());
+        assert_eq!(found["ids"], expected["ids"], "{text}");
+    }
 }

@@ -11,11 +11,13 @@
 //! - [`from_metadata()`]: the files of a folder
 //! - [`TokenizerFiles`], `tokenizer_json`, `sentencepiece`: what a folder says
 //! - `rows`, [`to_metadata()`]: the keys of a GGUF file
+//! - [`from_sentencepiece()`]: a folder of `SentencePiece`'s own file as one with a `tokenizer.json`
 
 pub mod error;
 
 mod chat_template;
 mod from_metadata;
+mod from_sentencepiece;
 mod merges;
 mod pre_tokenizer;
 mod rows;
@@ -28,6 +30,7 @@ mod vocabulary;
 
 pub use error::TokenizerError;
 pub use from_metadata::{TokenizerFolder, from_metadata};
+pub use from_sentencepiece::from_sentencepiece;
 pub use to_metadata::to_metadata;
 pub use tokenizer_files::TokenizerFiles;
 
