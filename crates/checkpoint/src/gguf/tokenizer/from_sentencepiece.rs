@@ -1,4 +1,4 @@
-//! A folder whose tokenizer is SentencePiece's own file, as one with a `tokenizer.json`.
+//! A folder whose tokenizer is `SentencePiece`'s own file, as one with a `tokenizer.json`.
 
 use std::path::Path;
 
