@@ -98,7 +98,10 @@ fn a_sentencepiece_model_is_a_tokenizer() {
         }
         dir
     };
-    let alone = folder(&["tokenizer.model", "tokenizer_config.json"]);
+    let alone = folder(&["tokenizer.model"]);
+    // Without tokenizer.json only the config says that BOS is added.
+    let config = json!({ "add_bos_token": true, "bos_token": "<s>", "eos_token": "</s>" });
+    std::fs::write(alone.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let json = folder(&["tokenizer.json", "tokenizer_config.json"]);
     for text in ["In the beginning", " two  spaces ", "é 한국어 🙂\n\ttab"] {
         let tokens = |dir: &Path| infer(&["tokens", dir.to_str().unwrap(), text, "--json"]).done();
