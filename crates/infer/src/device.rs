@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, DeviceLocation};
 
 use crate::error::{Error, Result, one_line};
+use crate::memory;
 use crate::placement::Plan;
 
 /// Where a model runs.
@@ -79,17 +80,10 @@ pub fn name(device: &Device) -> String {
 #[must_use]
 pub fn free_bytes(device: &Device) -> Option<u64> {
     match device {
-        Device::Cpu => available_memory(&std::fs::read_to_string("/proc/meminfo").ok()?),
+        Device::Cpu => memory::free_bytes(),
         Device::Cuda(_) => cuda::free_bytes(device),
         Device::Metal(_) => None,
     }
-}
-
-/// What Linux says it could give without swapping.
-fn available_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 /// The type that arithmetic has on `device` if nothing else is asked for: on a GPU what is stored,
@@ -170,13 +164,6 @@ mod libraries;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn free_memory_is_read_as_linux_writes_it() {
-        let meminfo = "MemTotal:       16265572 kB\nMemAvailable:    9843016 kB\n";
-        assert_eq!(available_memory(meminfo), Some(9_843_016 * 1024));
-        assert_eq!(available_memory("MemTotal: 1 kB\n"), None);
-    }
 
     #[test]
     fn a_gpu_computes_in_the_type_that_is_stored() {

@@ -387,7 +387,8 @@ fn and_more(more: usize) -> String {
 }
 
 /// Bytes in GiB, or in MiB below a tenth of one.
-pub(crate) fn gib(bytes: u64) -> String {
+#[must_use]
+pub fn gib(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if mib < 100.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use infer::error::gib;
 use infer::memory::{self, Footprint};
 use infer::placement::{self, Share};
 use infer::{DecoderConfig, Result};
@@ -58,7 +59,7 @@ impl Plan<'_> {
             config.max_position_embeddings
         );
         let mut row = |name: &str, bytes: u64, note: &str| {
-            let _ = writeln!(text, "{name:<10} {:>10}  {note}", gibibytes(bytes));
+            let _ = writeln!(text, "{name:<10} {:>10}  {note}", gib(bytes));
         };
         let footprint = &self.footprint;
         row("embedding", footprint.embedding_bytes, "");
@@ -66,7 +67,7 @@ impl Plan<'_> {
         let own = || footprint.layer_bytes.iter().filter(|&&bytes| bytes > 0);
         let num_shared = footprint.layer_bytes.len() - own().count();
         let is_even = own().all(|&bytes| bytes == first);
-        let mut note = if is_even { format!("{} each", gibibytes(first)) } else { String::new() };
+        let mut note = if is_even { format!("{} each", gib(first)) } else { String::new() };
         if num_shared > 0 {
             let _ = write!(note, "; {num_shared} are others once more, and take nothing");
         }
@@ -133,10 +134,4 @@ fn placed_json(plan: &placement::Plan) -> String {
         ],
     });
     format!("{object:#}\n")
-}
-
-/// Bytes in GiB, or in MiB below a tenth of one.
-fn gibibytes(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if mib < 100.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }

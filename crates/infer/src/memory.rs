@@ -46,7 +46,7 @@ impl Footprint {
             let part = match tensor.name.as_str() {
                 EMBEDDING => &mut footprint.embedding_bytes,
                 NORM | HEAD => &mut footprint.head_bytes,
-                name => match layer_of(name) {
+                name => match anatomy::layer_of(name) {
                     Some(layer) => &mut footprint.layer_bytes[layer],
                     None => &mut footprint.head_bytes,
                 },
@@ -67,11 +67,6 @@ impl Footprint {
     pub fn cache_bytes(&self, positions: usize) -> u64 {
         self.cache_bytes_per_layer * self.layer_bytes.len() as u64 * positions as u64
     }
-}
-
-/// The layer that a tensor of this name belongs to.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 fn cache_bytes_per_layer(config: &DecoderConfig, dtype: DType) -> u64 {
@@ -121,6 +116,8 @@ mod tests {
     fn available_memory_is_read_in_bytes() {
         let text = "MemTotal:  100 kB\nMemFree:  7 kB\nMemAvailable:   42 kB\n";
         assert_eq!(available(text), Some(43_008));
+        let meminfo = "MemTotal:       16265572 kB\nMemAvailable:    9843016 kB\n";
+        assert_eq!(available(meminfo), Some(9_843_016 * 1024));
         assert_eq!(available("MemTotal: 1 kB\n"), None);
     }
 }
