@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use crate::cache::LayerCache;
 use crate::dot::{contiguous, dot};
 use crate::exponential::softmax;
+use crate::footprint::{MAX_CPU_SCORES, MAX_GPU_SCORES};
 use crate::instructions::{self, Instructions, Loop};
-use crate::placement::{MAX_CPU_SCORES, MAX_GPU_SCORES};
 
 /// Up to so many new tokens, keys and values are read straight from the cache, a row at a time.
 const FEW: usize = 4;

@@ -7,12 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::cache::KvCache;
 use crate::error::Result;
-use crate::memory::Footprint;
+use crate::footprint::{Footprint, PIECE};
 use crate::model::{Model, Sequence};
 use crate::progress::{Unit, Watch};
-
-/// Tokens of a prompt that run at once.
-const PIECE: usize = 512;
 
 /// What is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use infer::bench::{self, Row, Settings};
-use infer::memory::Footprint;
+use infer::footprint::Footprint;
 use infer::{Model, Result, bandwidth, open};
 use serde_json::{Value, json};
 
@@ -59,8 +59,9 @@ fn load(args: &BenchArgs, terminal: &Terminal) -> Result<Loaded> {
         args.prompts.iter().chain(&args.contexts).max().copied().unwrap_or(0) + args.steps;
     let batch = args.batches.iter().max().copied().unwrap_or(1);
     let positions = longest.min(opened.config.max_position_embeddings) * batch.max(1);
+    let footprint = opened.footprint(placing, positions)?;
     let model = chosen::load(&opened, &args.run, positions, terminal)?;
-    Ok(Loaded { model, footprint: opened.footprint(placing)?, time: begin.elapsed() })
+    Ok(Loaded { model, footprint, time: begin.elapsed() })
 }
 
 fn text(args: &BenchArgs, loaded: &Loaded, bandwidth: Option<f64>, rows: &[Row]) -> String {

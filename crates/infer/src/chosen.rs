@@ -41,7 +41,7 @@ pub(crate) fn load(
 ) -> Result<Model> {
     let placing = args.placing();
     let plan = opened.plan(placing, positions)?;
-    if plan.memory.gpu.is_some() && !args.quiet {
+    if plan.gpu.is_some() && !args.quiet {
         terminal::to_stderr(&plan.table());
     }
     if args.device == Place::Auto {

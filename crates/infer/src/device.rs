@@ -6,7 +6,7 @@ use candle_core::{DType, Device, DeviceLocation};
 
 use crate::error::{Error, Result, one_line};
 use crate::memory;
-use crate::placement::Plan;
+use crate::placement::{Plan, Share};
 
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,9 +130,9 @@ impl Devices {
         let on = |is_on: bool| if is_on { device.clone() } else { Device::Cpu };
         Self {
             embedding: on(plan.embedding_on_gpu),
-            layers: (0..plan.num_layers).map(|layer| on(layer >= plan.first_gpu_layer)).collect(),
+            layers: (0..plan.num_layers).map(|layer| on(layer >= plan.cpu.layers.end)).collect(),
             head: on(plan.head_on_gpu()),
-            planned: plan.gpu.total(),
+            planned: plan.gpu.as_ref().map_or(0, Share::needed_bytes),
         }
     }
 

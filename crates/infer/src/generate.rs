@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
+use crate::footprint::PIECE;
 use crate::model::{Model, Sequence};
-use crate::placement::PIECE;
 use crate::progress::Watch;
 use crate::random::uniform;
 use crate::sampling::{self, Sampling};

@@ -6,8 +6,8 @@
 //! - `family`: what differs between the families, in a table
 //! - [`error`], [`progress`]: what can go wrong, and how a long call is watched
 //! - `keys`, [`rope`], [`config`]: from `config.json` to the sizes and switches of a decoder
-//! - [`anatomy`], [`memory`]: which tensors such a decoder has, and what it takes in memory
-//! - [`placement`], [`device`]: which of them go to a GPU, and what there is
+//! - [`anatomy`], [`footprint`]: which tensors such a decoder has, and what it takes in memory
+//! - [`placement`], [`memory`], [`device`]: which of them go to a GPU, and what there is
 //! - `random`: numbers that follow from a place
 //! - `instructions`, `numbers`, `dot_x86`, `dot`, [`quantised`], [`weight`]: matrices, plain and quantised, and
 //!   products by them
@@ -38,6 +38,7 @@ pub mod error;
 mod exponential;
 mod family;
 mod feed_forward;
+pub mod footprint;
 pub mod generate;
 pub mod generation_config;
 mod instructions;

@@ -1,6 +1,6 @@
 //! A model by the name that a user gives it: found, fetched, checked, loaded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -14,15 +14,15 @@ use dus::sources::{self, Access};
 use dus::unbuilt::Unbuilt;
 use tempfile::TempDir;
 
-use crate::anatomy::{self, EMBEDDING, Expected};
+use crate::anatomy::EMBEDDING;
 use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
 use crate::device::{self, Devices};
 use crate::error::{Error, Result};
+use crate::footprint::Footprint;
 use crate::generation_config::GenerationConfig;
-use crate::memory::Footprint;
 use crate::model::Model;
-use crate::placement::{self, GpuLayers, Memory, Needs, Plan};
+use crate::placement::{self, GpuLayers, Memory, Plan};
 use crate::progress::{Unit, Watch};
 use crate::quantised::Quantize;
 use crate::random_weights::RandomWeights;
@@ -236,25 +236,16 @@ impl Opened {
         GenerationConfig::of(&own, &path, config, &path)
     }
 
-    /// What it would take in memory; layers that have the same bytes take them once.
-    pub fn footprint(&self, placing: Placing) -> Result<Footprint> {
+    /// What it takes in memory; `positions` are those of all sequences that are to run at once.
+    pub fn footprint(&self, placing: Placing, positions: usize) -> Result<Footprint> {
         let dtype = self.dtype(placing.arithmetic, &placing.place.device()?);
-        let shared = self.blueprint().map(shared).unwrap_or_default();
-        let mut seen = HashSet::new();
-        let mut is_repeated =
-            |name: &str| shared.get(name).is_some_and(|&first| !seen.insert(first));
-        let repeated: HashSet<String> = anatomy::expected(&self.config)
-            .into_iter()
-            .map(|tensor| tensor.name)
-            .filter(|name| is_repeated(name))
-            .collect();
-        let bytes = |Expected { name, shape }: &Expected| {
-            if repeated.contains(name) {
-                return 0;
-            }
-            self.weight_bytes(name, shape, placing.arithmetic, dtype.size_in_bytes())
+        let element_bytes = dtype.size_in_bytes();
+        let weight_bytes = |name: &str, shape: &[usize]| {
+            self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
         };
-        Ok(Footprint::new(&self.config, bytes, dtype))
+        let shared = self.blueprint().map(shared).unwrap_or_default();
+        let same_as = |name: &str| shared.get(name).copied();
+        Ok(Footprint::new(&self.config, positions, element_bytes, &weight_bytes, &same_as))
     }
 
     /// The bytes that a tensor takes in memory, in an arithmetic of elements of `element_bytes`.
@@ -306,16 +297,10 @@ impl Opened {
     /// Errors are those of a device that is not there, and of layers that do not fit it.
     pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
         let device = placing.place.device()?;
-        let element_bytes = self.dtype(placing.arithmetic, &device).size_in_bytes();
-        let weight_bytes = |name: &str, shape: &[usize]| {
-            self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
-        };
-        let shared = self.blueprint().map(shared).unwrap_or_default();
-        let same_as = |name: &str| shared.get(name).copied();
-        let needs = Needs::of(&self.config, positions, element_bytes, &weight_bytes, &same_as);
+        let footprint = self.footprint(placing, positions)?;
         let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
         let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
-        placement::plan(&needs, &memory, placing.gpu_layers)
+        placement::plan(&footprint, &memory, placing.gpu_layers)
     }
 
     /// Loads its weights, which must have been wanted, as `plan` has it.
@@ -395,9 +380,9 @@ pub fn load_random(
     let dtype = placing.arithmetic.dtype(&device, Dtype::BF16);
     let source = RandomWeights::new(config, Path::new(spec), dtype);
     let devices = Devices::all(&device, config.num_hidden_layers);
-    let bytes =
-        |tensor: &Expected| (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64;
-    let footprint = Footprint::new(config, bytes, dtype);
+    let (positions, element_bytes) = (config.max_position_embeddings, dtype.size_in_bytes());
+    let bytes = |_: &str, shape: &[usize]| (shape.iter().product::<usize>() * element_bytes) as u64;
+    let footprint = Footprint::new(config, positions, element_bytes, &bytes, &|_| None);
     Ok((Model::load(config.clone(), &source, devices, watch)?, footprint))
 }
 

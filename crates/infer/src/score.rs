@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use crate::cache::KvCache;
 use crate::error::Result;
+use crate::footprint::PIECE;
 use crate::model::Model;
-use crate::placement::PIECE;
 use crate::progress::{Unit, Watch};
 use crate::sampling::log_sum_exp;
 use crate::windows::{Rule, Window};

@@ -1,18 +1,20 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::*;
+use crate::anatomy;
+use crate::config::DecoderConfig;
 
 const GIB: u64 = 1 << 30;
 /// What a T4 of 16 GB has free.
 const T4: u64 = 14_900 << 20;
 
 /// SOLAR-10.7B in 16 bits, or what it is made from: the same with fewer layers.
-fn solar(num_layers: usize, positions: usize) -> Needs {
-    needs(num_layers, positions, &|_| None)
+fn solar(num_layers: usize, positions: usize) -> Footprint {
+    footprint(num_layers, positions, &|_| None)
 }
 
 /// SOLAR run from the 32 layers that it is made of, `0..24 + 8..32`.
-fn unbuilt(positions: usize) -> Needs {
+fn unbuilt(positions: usize) -> Footprint {
     let same_as = |name: &str| {
         let layer = anatomy::layer_of(name)?;
         let source = if layer < 24 { layer } else { layer - 16 };
@@ -20,10 +22,14 @@ fn unbuilt(positions: usize) -> Needs {
         name.replace(&format!(".{layer}."), &format!(".{source}.")).hash(&mut hasher);
         Some(hasher.finish() as usize)
     };
-    needs(48, positions, &same_as)
+    footprint(48, positions, &same_as)
 }
 
-fn needs(num_layers: usize, positions: usize, same_as: &dyn Fn(&str) -> Option<usize>) -> Needs {
+fn footprint(
+    num_layers: usize,
+    positions: usize,
+    same_as: &dyn Fn(&str) -> Option<usize>,
+) -> Footprint {
     let config = serde_json::json!({
         "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096,
         "intermediate_size": 14336, "num_hidden_layers": num_layers,
@@ -32,7 +38,7 @@ fn needs(num_layers: usize, positions: usize, same_as: &dyn Fn(&str) -> Option<u
     let object = checkpoint::json::Object::parse(&config.to_string()).unwrap();
     let config = DecoderConfig::read(&object, std::path::Path::new("config.json")).unwrap();
     let bytes = |_: &str, shape: &[usize]| 2 * shape.iter().product::<usize>() as u64;
-    Needs::of(&config, positions, 2, &bytes, same_as)
+    Footprint::new(&config, positions, 2, &bytes, same_as)
 }
 
 fn t4() -> Memory {
@@ -41,29 +47,29 @@ fn t4() -> Memory {
 
 #[test]
 fn sizes_are_those_of_the_files() {
-    let needs = solar(48, 4096);
-    assert_eq!(needs.weights(), 21_463_048_192);
-    assert_eq!(48 * needs.layer_cache, 4096 * 196_608);
-    assert_eq!(unbuilt(1).weights(), solar(32, 1).weights());
-    assert_eq!(gib(unbuilt(1).weights()), "13.49 GiB");
+    let footprint = solar(48, 4096);
+    assert_eq!(footprint.weight_bytes(), 21_463_048_192);
+    assert_eq!(footprint.cache_bytes(4096), 4096 * 196_608);
+    assert_eq!(unbuilt(1).weight_bytes(), solar(32, 1).weight_bytes());
+    assert_eq!(gib(unbuilt(1).weight_bytes()), "13.49 GiB");
 }
 
 #[test]
 fn solar_in_f16_is_split_on_a_t4() {
     let plan = plan(&solar(48, 4096), &t4(), GpuLayers::Auto).unwrap();
     assert!(plan.is_split() && plan.head_on_gpu() && !plan.embedding_on_gpu);
-    assert!((28..33).contains(&(48 - plan.first_gpu_layer)), "{}", plan.table());
-    assert!(plan.gpu.total() <= T4);
+    assert!((28..33).contains(&plan.num_gpu_layers()), "{}", plan.table());
+    let gpu = plan.gpu.as_ref().unwrap();
+    assert!(gpu.needed_bytes() <= T4);
     // One more layer would not have fitted.
-    assert!(plan.gpu.total() + plan.gpu.weights / 30 > T4);
-    let all = plan.gpu.weights + plan.cpu.weights;
-    assert_eq!(all, 21_463_048_192);
+    assert!(gpu.needed_bytes() + gpu.layer_bytes[0] > T4);
+    assert_eq!(gpu.weight_bytes() + plan.cpu.weight_bytes(), 21_463_048_192);
 }
 
 #[test]
 fn all_of_solar_in_f16_is_refused_on_a_t4_with_what_fits() {
-    let needs = solar(48, 4096);
-    let error = plan(&needs, &t4(), GpuLayers::Count(48)).unwrap_err();
+    let footprint = solar(48, 4096);
+    let error = plan(&footprint, &t4(), GpuLayers::Count(48)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "layers 0..48 need 21.35 GiB on cuda:0, which has 14.55 GiB free"
@@ -78,37 +84,64 @@ fn all_of_solar_in_f16_is_refused_on_a_t4_with_what_fits() {
 fn unbuilt_and_quantised_solar_fit_a_t4() {
     let mut quantised = solar(48, 4096);
     for layer in &mut quantised.layers {
-        layer.own = layer.own * 17 / 32;
+        layer.own_bytes = layer.own_bytes * 17 / 32;
     }
-    for needs in [unbuilt(512), quantised] {
-        let plan = plan(&needs, &t4(), GpuLayers::Count(48)).unwrap();
+    for footprint in [unbuilt(512), quantised] {
+        let plan = plan(&footprint, &t4(), GpuLayers::Count(48)).unwrap();
         assert!(!plan.is_split(), "{}", plan.table());
-        assert_eq!(plan.cpu.cache, 0);
+        assert_eq!(plan.cpu.cache_bytes, 0);
     }
 }
 
 #[test]
 fn what_two_devices_share_is_counted_on_both() {
-    let needs = unbuilt(512);
-    let plan = plan(&needs, &t4(), GpuLayers::Count(24)).unwrap();
+    let footprint = unbuilt(512);
+    let plan = plan(&footprint, &t4(), GpuLayers::Count(24)).unwrap();
     // Layers 24..48 are the source's 8..32; the processor has 0..24.
-    let layer: u64 = needs.layers[0].shared.iter().map(|(_, bytes)| bytes).sum();
-    assert_eq!(plan.gpu.weights, 24 * layer + needs.head);
-    assert_eq!(plan.cpu.weights, 24 * layer + needs.embedding);
+    let layer: u64 = footprint.layers[0].shared.iter().map(|(_, bytes)| bytes).sum();
+    let gpu = plan.gpu.unwrap();
+    assert_eq!(gpu.layer_bytes, [layer; 24]);
+    assert_eq!(gpu.weight_bytes(), 24 * layer + footprint.head_bytes);
+    assert_eq!(plan.cpu.weight_bytes(), 24 * layer + footprint.embedding_bytes);
 }
 
 #[test]
 fn a_large_gpu_takes_all_and_no_gpu_takes_nothing() {
-    let needs = solar(48, 4096);
+    let footprint = solar(48, 4096);
     let large = Memory { gpu: Some(("cuda:0".to_owned(), Some(79 * GIB))), cpu: None };
-    let plan_of = |memory: &Memory, count| plan(&needs, memory, count).unwrap();
+    let plan_of = |memory: &Memory, count| plan(&footprint, memory, count).unwrap();
     let whole = plan_of(&large, GpuLayers::Auto);
-    assert!(whole.embedding_on_gpu && whole.cpu.total() == 0, "{}", whole.table());
+    assert!(whole.embedding_on_gpu && whole.cpu.needed_bytes() == 0, "{}", whole.table());
     assert_eq!(plan_of(&large, GpuLayers::Count(99)), whole);
     let none = plan_of(&large, GpuLayers::Count(0));
-    assert!(!none.head_on_gpu() && none.gpu.total() == 0);
+    assert!(!none.head_on_gpu() && none.gpu.unwrap().needed_bytes() == 0);
     let without = plan_of(&Memory { gpu: None, cpu: None }, GpuLayers::Auto);
-    assert_eq!(without.cpu.weights, 21_463_048_192);
+    assert_eq!(without.cpu.weight_bytes(), 21_463_048_192);
+}
+
+#[test]
+fn what_is_shared_on_a_device_counts_where_it_comes_first() {
+    let layers = unbuilt(1).layer_bytes(0..48);
+    let expected: Vec<bool> = (0..48).map(|layer| (24..40).contains(&layer)).collect();
+    assert_eq!(layers.iter().map(|&bytes| bytes == 0).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_processor_without_room_is_told_what_would_fit() {
+    let small = Memory { gpu: None, cpu: Some(12 * GIB) };
+    let advice = |footprint: &Footprint| plan(footprint, &small, GpuLayers::Auto).unwrap().advice;
+    assert_eq!(
+        advice(&solar(48, 4096)),
+        [
+            "--quantize q8_0 takes 11.69 GiB there",
+            "--quantize q4_k takes 6.70 GiB there",
+            "an up-scaled model that is run unbuilt takes its base's memory"
+        ]
+    );
+    // It is run unbuilt already.
+    assert_eq!(advice(&unbuilt(4096)).len(), 2);
+    let large = Memory { gpu: None, cpu: Some(24 * GIB) };
+    assert!(plan(&solar(48, 4096), &large, GpuLayers::Auto).unwrap().advice.is_empty());
 }
 
 #[test]

@@ -162,5 +162,29 @@ fn memory_is_told_without_loading() {
     assert_eq!(half["context"], 1024);
     let lines = infer(&["inspect", &tiny(), "--context", "256"]).done().stdout;
     assert!(lines.starts_with("32 layers of width 128, 2048 tokens, 1024 positions\n"), "{lines}");
-    assert!(lines.contains("it fits"), "{lines}");
+    let row = |name: &str| lines.lines().find(|line| line.starts_with(name)).unwrap();
+    assert_eq!(row("layers").split_whitespace().last(), Some("each"), "{lines}");
+    assert!(row("cache").ends_with(" MiB  256 positions"), "{lines}");
+    assert!(row("free").ends_with("  it fits"), "{lines}");
+}
+
+#[test]
+fn layers_that_are_others_once_more_take_nothing() {
+    let built = infer(&["inspect", &tiny(), "--json"]).done().json();
+    let plan = ["inspect", &tiny(), "--layers", "dus(8)"];
+    let object = infer(&[&plan[..], &["--batch", "2", "--json"]].concat()).done().json();
+    assert_eq!((&object["batch"], &object["advice"]), (&json!(2), &json!([])));
+    let (base, unbuilt) = (&built["devices"][0], &object["devices"][0]);
+    assert_eq!((&unbuilt["device"], &unbuilt["first_layer"]), (&json!("cpu"), &json!(0)));
+    let layers = unbuilt["layer_bytes"].as_array().unwrap();
+    let is_shared: Vec<bool> = layers.iter().map(|bytes| bytes == 0).collect();
+    // The second copy's 8..24 are there already.
+    assert_eq!(is_shared, (0..48).map(|layer| (24..40).contains(&layer)).collect::<Vec<_>>());
+    for key in ["weight_bytes", "embedding_bytes", "head_bytes"] {
+        assert_eq!(unbuilt[key], base[key], "{key}");
+    }
+    let cache = |device: &Value| device["cache_bytes"].as_u64().unwrap();
+    assert_eq!(cache(unbuilt), cache(base) * 2 * 48 / 32);
+    let lines = infer(&plan).done().stdout;
+    assert!(lines.contains("each; 16 are others once more, and take nothing\n"), "{lines}");
 }
