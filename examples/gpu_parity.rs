@@ -7,7 +7,9 @@
 //! best token is the same, how far apart f32's two best are where it is not, and how far apart logits
 //! are. What else must not matter is checked on the way: tokens one by one, and two sequences at once.
 
-use infer::open::{Arithmetic, Opened, Place, Placing, Spec, Wanted};
+use infer::device::Place;
+use infer::load::{Arithmetic, Placing};
+use infer::open::{Opened, Spec, Wanted};
 use infer::placement::GpuLayers;
 use infer::progress::Watch;
 use infer::{Model, Result, Sequence};

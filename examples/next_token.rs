@@ -2,7 +2,9 @@
 //!
 //!     cargo run --release -p infer --example next_token -- examples/tiny-mistral-32l 'In the beginning'
 
-use infer::open::{Arithmetic, Opened, Place, Spec, Wanted};
+use infer::device::Place;
+use infer::load::Arithmetic;
+use infer::open::{Opened, Spec, Wanted};
 use infer::progress::Watch;
 use infer::sampling;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use infer::bench::{self, Row, Settings};
 use infer::footprint::Footprint;
-use infer::{Model, Result, bandwidth, open};
+use infer::{Model, Result, bandwidth, load, open};
 use serde_json::{Value, json};
 
 use crate::chosen;
@@ -48,7 +48,7 @@ fn load(args: &BenchArgs, terminal: &Terminal) -> Result<Loaded> {
         let progress = terminal.progress(args.run.quiet);
         let config = open::config_alone(&args.model)?;
         let begin = Instant::now();
-        let loaded = open::load_random(&config, &args.model, placing, &progress.watch());
+        let loaded = load::load_random(&config, &args.model, placing, &progress.watch());
         terminal.clear();
         let (model, footprint) = loaded?;
         return Ok(Loaded { model, footprint, time: begin.elapsed() });

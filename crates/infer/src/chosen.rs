@@ -1,8 +1,8 @@
 //! The model and the prompt that the command line names.
 
 use infer::chat_template::Message;
-use infer::device;
-use infer::open::{Opened, Place, Spec, Wanted};
+use infer::device::{self, Place};
+use infer::open::{Opened, Spec, Wanted};
 use infer::tokenizer::Tokenizer;
 use infer::{Error, Model, Result};
 

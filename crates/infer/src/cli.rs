@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use infer::open::{Arithmetic, Place, Placing};
+use infer::device::Place;
+use infer::load::{Arithmetic, Placing};
 use infer::placement::GpuLayers;
 use infer::quantised::Quantize;
 

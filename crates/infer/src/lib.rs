@@ -20,7 +20,8 @@
 //! - [`windows`], [`score`](mod@score): how well a text is predicted
 //! - [`compare`](mod@compare), [`reference_logits`]: how far a model is from another
 //! - [`bandwidth`], [`bench`](mod@bench): how fast it runs
-//! - [`open`]: a model by its name
+//! - [`open`], `side_files`, [`load`]: a model by its name; what stands beside its weights; what these take, where
+//!   they go, and loading them
 
 pub mod anatomy;
 mod attention;
@@ -45,6 +46,7 @@ mod instructions;
 pub mod jinja;
 mod keys;
 mod layer;
+pub mod load;
 pub mod memory;
 pub mod model;
 mod numbers;
@@ -59,6 +61,7 @@ pub mod rope;
 pub mod sampling;
 pub mod score;
 pub mod session;
+mod side_files;
 pub mod source;
 pub mod stop_strings;
 mod stored;

@@ -1,73 +1,20 @@
-//! A model by the name that a user gives it: found, fetched, checked, loaded.
+//! A model by the name that a user gives it: found, fetched, checked.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device};
-use checkpoint::gguf::tokenizer::{TokenizerFolder, from_metadata, from_sentencepiece};
-use checkpoint::json::Object;
-use checkpoint::{Checkpoint, Dtype, Encoding, folder};
+use checkpoint::gguf::tokenizer::TokenizerFolder;
+use checkpoint::{Checkpoint, Encoding, folder};
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::recipe::{Draft, Recipe, Source};
 use dus::sources::{self, Access};
 use dus::unbuilt::Unbuilt;
 use tempfile::TempDir;
 
-use crate::anatomy::EMBEDDING;
-use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
-use crate::device::{self, Devices};
 use crate::error::{Error, Result};
-use crate::footprint::Footprint;
-use crate::generation_config::GenerationConfig;
-use crate::model::Model;
-use crate::placement::{self, GpuLayers, Memory, Plan};
 use crate::progress::{Unit, Watch};
 use crate::quantised::Quantize;
-use crate::random_weights::RandomWeights;
-use crate::source::{MappedWeights, Storage};
-use crate::tokenizer::Tokenizer;
-use crate::unbuilt::UnbuiltWeights;
-
-/// The type of the arithmetic.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// f32 on the CPU; on a GPU f16 or bf16 if the model is stored so, and f32 if not. Quantised blocks
-    /// of a GGUF file stay what they are.
-    #[default]
-    Auto,
-    /// 32 bits.
-    F32,
-    /// 16 bits, of IEEE 754.
-    F16,
-    /// 16 bits with the range of 32.
-    BF16,
-}
-
-pub use crate::device::Place;
-
-/// What is asked of a model's place and arithmetic.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Placing {
-    /// The type of the arithmetic.
-    pub arithmetic: Arithmetic,
-    /// The device.
-    pub place: Place,
-    /// How many layers go there.
-    pub gpu_layers: GpuLayers,
-}
-
-impl Arithmetic {
-    fn dtype(self, device: &Device, stored: Dtype) -> DType {
-        match self {
-            Self::Auto => device::default_dtype(device, stored),
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
-            Self::BF16 => DType::BF16,
-        }
-    }
-}
 
 /// How much of a model is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,14 +51,14 @@ pub struct Opened {
     pub notes: Vec<String>,
     /// What matrices of plain numbers become as they are loaded, if anything else.
     pub quantize: Option<Quantize>,
-    files: Files,
+    pub(crate) files: Files,
     /// The tokenizer of a GGUF file, once it was asked for.
-    tokenizer_files: OnceLock<Arc<TokenizerFolder>>,
+    pub(crate) tokenizer_files: OnceLock<Arc<TokenizerFolder>>,
 }
 
 /// Where a model's tensors are.
 #[derive(Debug)]
-enum Files {
+pub(crate) enum Files {
     Built {
         checkpoint: Arc<Checkpoint>,
         /// A folder of headers, for as long as this is kept.
@@ -168,7 +115,7 @@ impl Opened {
     }
 
     /// Whose tokenizer and settings of generation the model has: itself, or that of its embeddings.
-    fn donor(&self) -> &Checkpoint {
+    pub(crate) fn donor(&self) -> &Checkpoint {
         match &self.files {
             Files::Built { checkpoint, .. } => checkpoint,
             Files::Unbuilt(unbuilt) => &unbuilt.blueprint().donor().checkpoint,
@@ -182,88 +129,8 @@ impl Opened {
         self.donor().path()
     }
 
-    /// Its tokenizer.
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let vocab_size = self.config.vocab_size;
-        let donor = self.donor();
-        let (files, path) = match self.tokenizer_files()? {
-            Some(files) => (files, self.path().to_owned()),
-            None => match from_sentencepiece(donor.folder(), donor.num_embedding_rows())? {
-                Some(files) => (Arc::new(files), donor.folder().join("tokenizer.model")),
-                None => return Tokenizer::open(donor.folder(), vocab_size),
-            },
-        };
-        match files.files.iter().find(|(name, _)| *name == "tokenizer.json") {
-            Some((_, text)) => Tokenizer::parse(text.as_bytes(), path, vocab_size),
-            None => Err(Error::NoTokenizer { model: path }),
-        }
-    }
-
-    /// How it wants a chat written.
-    pub fn chat_template(&self) -> Result<ChatTemplate> {
-        match self.tokenizer_files()? {
-            None => ChatTemplate::open(self.donor().folder()),
-            Some(files) => {
-                let path = self.donor().config_path();
-                let config = object_in(&files, "tokenizer_config.json", &path)?;
-                ChatTemplate::from_config(&config, &path)
-            }
-        }
-    }
-
-    /// The files of a folder that a GGUF file's tokenizer stands for, with the chat template in
-    /// `tokenizer_config.json`; `None` for a folder, which has its own.
-    pub fn tokenizer_files(&self) -> Result<Option<Arc<TokenizerFolder>>> {
-        let Some(gguf) = self.donor().gguf() else { return Ok(None) };
-        if let Some(files) = self.tokenizer_files.get() {
-            return Ok(Some(Arc::clone(files)));
-        }
-        let files = from_metadata(&gguf.metadata, self.donor().num_embedding_rows())?;
-        Ok(Some(Arc::clone(self.tokenizer_files.get_or_init(|| Arc::new(files)))))
-    }
-
-    /// What its files say of generation.
-    pub fn generation_config(&self) -> Result<GenerationConfig> {
-        let donor = self.donor();
-        let (path, config) = (donor.config_path(), donor.config());
-        let files = match self.tokenizer_files() {
-            Ok(Some(files)) => files,
-            Ok(None) => return GenerationConfig::read(donor.folder(), config, &path),
-            // A tokenizer that is not read says nothing: tokens may be given by number.
-            Err(_) => Arc::default(),
-        };
-        let own = object_in(&files, "generation_config.json", &path)?;
-        GenerationConfig::of(&own, &path, config, &path)
-    }
-
-    /// What it takes in memory; `positions` are those of all sequences that are to run at once.
-    pub fn footprint(&self, placing: Placing, positions: usize) -> Result<Footprint> {
-        let dtype = self.dtype(placing.arithmetic, &placing.place.device()?);
-        let element_bytes = dtype.size_in_bytes();
-        let weight_bytes = |name: &str, shape: &[usize]| {
-            self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
-        };
-        let shared = self.blueprint().map(shared).unwrap_or_default();
-        let same_as = |name: &str| shared.get(name).copied();
-        Ok(Footprint::new(&self.config, positions, element_bytes, &weight_bytes, &same_as))
-    }
-
-    /// The bytes that a tensor takes in memory, in an arithmetic of elements of `element_bytes`.
-    fn weight_bytes(
-        &self,
-        name: &str,
-        shape: &[usize],
-        arithmetic: Arithmetic,
-        element_bytes: usize,
-    ) -> u64 {
-        let storage = self.storage(arithmetic);
-        let blocks = self.encoding(name).and_then(|stored| storage.blocks(stored, shape));
-        let bytes = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(shape));
-        bytes.unwrap_or_else(|| (shape.iter().product::<usize>() * element_bytes) as u64)
-    }
-
     /// The plan, if it is one that was never built.
-    fn blueprint(&self) -> Option<&Blueprint> {
+    pub(crate) fn blueprint(&self) -> Option<&Blueprint> {
         match &self.files {
             Files::Built { .. } => None,
             Files::Unbuilt(unbuilt) => Some(unbuilt.blueprint()),
@@ -272,71 +139,13 @@ impl Opened {
     }
 
     /// How a tensor is stored.
-    fn encoding(&self, name: &str) -> Option<Encoding> {
+    pub(crate) fn encoding(&self, name: &str) -> Option<Encoding> {
         match &self.files {
             Files::Built { checkpoint, .. } => Some(checkpoint.tensor(name)?.encoding),
             Files::Unbuilt(_) | Files::Planned(_) => {
                 let mut tensors = self.blueprint()?.splice.tensors.iter();
                 Some(tensors.find(|tensor| tensor.name == name)?.encoding)
             }
-        }
-    }
-
-    /// What becomes of matrices as they are loaded.
-    fn storage(&self, arithmetic: Arithmetic) -> Storage {
-        match (self.quantize, arithmetic) {
-            (Some(quantize), _) => Storage::Quantize(quantize),
-            (None, Arithmetic::Auto) => Storage::AsStored,
-            // Who asks for a type gets the numbers in that type.
-            (None, _) => Storage::Dense,
-        }
-    }
-
-    /// Decides what goes where: `positions` are those of all sequences that are to run at once.
-    ///
-    /// Errors are those of a device that is not there, and of layers that do not fit it.
-    pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
-        let device = placing.place.device()?;
-        let footprint = self.footprint(placing, positions)?;
-        let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
-        let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
-        placement::plan(&footprint, &memory, placing.gpu_layers)
-    }
-
-    /// Loads its weights, which must have been wanted, as `plan` has it.
-    pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
-        let device = placing.place.device()?;
-        let dtype = self.dtype(placing.arithmetic, &device);
-        let storage = self.storage(placing.arithmetic);
-        let (devices, config) = (Devices::of(plan, &device), self.config.clone());
-        match &self.files {
-            Files::Built { checkpoint, outline: None } => {
-                let source = MappedWeights::open(Arc::clone(checkpoint), dtype)?.stored(storage);
-                Model::load(config, &source, devices, watch)
-            }
-            Files::Unbuilt(unbuilt) => {
-                let source = UnbuiltWeights::open(Arc::clone(unbuilt), dtype)?.stored(storage);
-                Model::load(config, &source, devices, watch)
-            }
-            Files::Built { .. } | Files::Planned(_) => {
-                Err(Error::OutlineOnly { model: self.path().to_owned() })
-            }
-        }
-    }
-
-    /// Loads its weights, as many as fit `place` and the rest on the processor, with room for one
-    /// sequence of all positions.
-    pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
-        let placing = Placing { arithmetic, place, gpu_layers: GpuLayers::Auto };
-        let plan = self.plan(placing, self.config.max_position_embeddings)?;
-        self.load_placed(placing, &plan, watch)
-    }
-
-    /// The type of the arithmetic on `device`: the embedding's stands for what is stored.
-    fn dtype(&self, arithmetic: Arithmetic, device: &Device) -> DType {
-        match self.encoding(EMBEDDING) {
-            Some(Encoding::Plain(stored)) => arithmetic.dtype(device, stored),
-            _ => arithmetic.dtype(device, Dtype::F16),
         }
     }
 }
@@ -352,55 +161,11 @@ fn refuse_untranslated(checkpoint: &Checkpoint) -> Result<()> {
     }
 }
 
-/// The object in the file called `name` of what a GGUF file's tokenizer stands for; `path` is the GGUF
-/// file. An empty one if there is no such file.
-fn object_in(files: &TokenizerFolder, name: &str, path: &Path) -> Result<Object> {
-    let text = files.files.iter().find(|(found, _)| *found == name);
-    let object = text.map(|(_, text)| Object::parse(text)).transpose();
-    let json = |source| checkpoint::Error::Json { path: path.to_owned(), source };
-    Ok(object.map_err(json)?.unwrap_or_default())
-}
-
 /// The config of a model of which no more than that need be there: a folder with it, or the file.
 pub fn config_alone(spec: &str) -> Result<DecoderConfig> {
     let path = Path::new(spec);
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     DecoderConfig::read(&folder::read_object(&path)?, &path)
-}
-
-/// A model of this config with random weights, all of it on one device, and what it takes in memory.
-pub fn load_random(
-    config: &DecoderConfig,
-    spec: &str,
-    placing: Placing,
-    watch: &Watch,
-) -> Result<(Model, Footprint)> {
-    let device = placing.place.device()?;
-    // No file says how they are stored; most are in 16 bits.
-    let dtype = placing.arithmetic.dtype(&device, Dtype::BF16);
-    let source = RandomWeights::new(config, Path::new(spec), dtype);
-    let devices = Devices::all(&device, config.num_hidden_layers);
-    let (positions, element_bytes) = (config.max_position_embeddings, dtype.size_in_bytes());
-    let bytes = |_: &str, shape: &[usize]| (shape.iter().product::<usize>() * element_bytes) as u64;
-    let footprint = Footprint::new(config, positions, element_bytes, &bytes, &|_| None);
-    Ok((Model::load(config.clone(), &source, devices, watch)?, footprint))
-}
-
-/// For each new tensor of a plan the number of the first that has the same bytes.
-fn shared(blueprint: &Blueprint) -> HashMap<&str, usize> {
-    let tensors = &blueprint.splice.tensors;
-    let mut seen: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
-    let mut shared = HashMap::new();
-    for (number, tensor) in tensors.iter().enumerate() {
-        let alike = seen.entry((tensor.model, tensor.source)).or_default();
-        // Noise goes by the tensor's name, so that no two are alike.
-        let has_noise = tensor.change.as_ref().is_some_and(|change| !change.noises.is_empty());
-        let is_alike = |&&earlier: &&usize| !has_noise && tensors[earlier].change == tensor.change;
-        let first = alike.iter().find(is_alike).copied().unwrap_or(number);
-        alike.push(number);
-        shared.insert(tensor.name.as_str(), first);
-    }
-    shared
 }
 
 /// The recipe that a model is run by, if it is one or a plan is given.
