@@ -24,6 +24,15 @@ pub enum Progress {
     Waiting(Duration),
 }
 
+/// What there is to say while the hub is left alone for so long.
+#[must_use]
+pub fn waiting_words(left: Duration) -> String {
+    match left.as_secs_f64().ceil() {
+        0.0 => "asking the hub again".to_owned(),
+        seconds => format!("the hub is busy or out of reach; it is asked again in {seconds} s"),
+    }
+}
+
 /// A caller's eyes on a long call, from any thread.
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {
@@ -54,5 +63,18 @@ impl Watch<'_> {
 impl std::fmt::Debug for Watch<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str("Watch")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_counted_down() {
+        let busy = |n| format!("the hub is busy or out of reach; it is asked again in {n} s");
+        assert_eq!(waiting_words(Duration::from_secs(90)), busy(90));
+        assert_eq!(waiting_words(Duration::from_millis(1)), busy(1));
+        assert_eq!(waiting_words(Duration::ZERO), "asking the hub again");
     }
 }

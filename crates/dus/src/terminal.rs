@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dus::progress::{Progress, Watch};
+use dus::progress::{Progress, Watch, waiting_words};
 use dus::{Error, Result};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -50,7 +50,8 @@ impl Terminal {
         let waiting =
             waiting.with_key("wait", move |_: &ProgressState, text: &mut dyn fmt::Write| {
                 let until = *until.lock().unwrap_or_else(PoisonError::into_inner);
-                let _ = text.write_str(&wait(until.saturating_duration_since(Instant::now())));
+                let _ =
+                    text.write_str(&waiting_words(until.saturating_duration_since(Instant::now())));
             });
         Ok(Self {
             signal,
@@ -114,14 +115,6 @@ impl Terminal {
     /// Takes the progress bar away.
     pub(crate) fn clear(&self) {
         self.bar.finish_and_clear();
-    }
-}
-
-/// What is shown for as long as the hub is left alone.
-fn wait(left: Duration) -> String {
-    match left.as_secs_f64().ceil() {
-        0.0 => "asking the hub again".to_owned(),
-        seconds => format!("the hub is busy or out of reach; it is asked again in {seconds} s"),
     }
 }
 
@@ -194,17 +187,4 @@ pub(crate) fn report_error(what: &str, error: &dyn std::error::Error, hint: Opti
 fn to_stderr(text: &str) {
     // Where stderr is gone there is nobody to tell.
     let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wait_is_counted_down() {
-        let busy = |n| format!("the hub is busy or out of reach; it is asked again in {n} s");
-        assert_eq!(wait(Duration::from_secs(90)), busy(90));
-        assert_eq!(wait(Duration::from_millis(1)), busy(1));
-        assert_eq!(wait(Duration::ZERO), "asking the hub again");
-    }
 }

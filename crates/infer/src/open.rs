@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
-use crate::progress::{Unit, Watch};
+use crate::progress::{Progress, Unit, Watch};
 use crate::quantised::Quantize;
 
 /// How much of a model is wanted.
@@ -191,11 +191,14 @@ fn with_dus_watch<T>(
     watch: &Watch,
     f: impl FnOnce(&dus::progress::Watch) -> dus::Result<T>,
 ) -> Result<T> {
-    use dus::progress::Progress;
+    use dus::progress::Progress as Dus;
     let progress = |progress| match progress {
-        Progress::Begin { doing, bytes } => watch.begin(doing, bytes, Unit::Bytes),
-        Progress::Done(bytes) => watch.done(bytes),
-        Progress::Lost(_) | Progress::Waiting(_) | Progress::Syncing => {}
+        Dus::Begin { doing, bytes } => watch.begin(doing, bytes, Unit::Bytes),
+        Dus::Done(bytes) => watch.done(bytes),
+        Dus::Lost(bytes) => (watch.progress)(Progress::Lost(bytes)),
+        Dus::Waiting(time) => (watch.progress)(Progress::Waiting(time)),
+        // Only what writes a model waits for the disk.
+        Dus::Syncing => {}
     };
     let called = f(&dus::progress::Watch { progress: &progress, is_cancelled: watch.is_cancelled });
     called.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error.into() })

@@ -1,5 +1,7 @@
 //! How a long call tells what it does, and hears that it should stop.
 
+use std::time::Duration;
+
 use crate::error::{Error, Result};
 
 /// What a long call is at.
@@ -16,6 +18,10 @@ pub enum Progress {
     },
     /// It is through with this many more.
     Done(u64),
+    /// So many that were done have to be done again.
+    Lost(u64),
+    /// It waits for so long before it asks the hub again, which is busy or out of reach.
+    Waiting(Duration),
 }
 
 /// What progress is counted in.

@@ -1,12 +1,14 @@
 //! The terminal: output, errors, progress bars and signals.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use dus::progress::waiting_words;
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use infer::progress::{Progress, Unit, Watch};
 use infer::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -19,6 +21,9 @@ pub(crate) struct Terminal {
     bar: ProgressBar,
     bytes: ProgressStyle,
     tokens: ProgressStyle,
+    waiting: ProgressStyle,
+    /// Until when the hub is left alone; the past, if it is not.
+    asked_again: Arc<Mutex<Instant>>,
 }
 
 impl Terminal {
@@ -38,6 +43,13 @@ impl Terminal {
             let value = usize::try_from(number).map_err(io::Error::other)?;
             signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
         }
+        let asked_again = Arc::new(Mutex::new(Instant::now()));
+        let until = Arc::clone(&asked_again);
+        let wait = move |_: &ProgressState, text: &mut dyn fmt::Write| {
+            let until = *until.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = until.saturating_duration_since(Instant::now());
+            let _ = text.write_str(&waiting_words(left));
+        };
         let style = |template| ProgressStyle::with_template(template).map_err(io::Error::other);
         Ok(Self {
             signal,
@@ -47,6 +59,8 @@ impl Terminal {
             bar: ProgressBar::no_length(),
             bytes: style("{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes}")?,
             tokens: style("{msg} {wide_bar} {pos}/{len} tokens {eta} left")?,
+            waiting: style("{spinner} {wait}")?.with_key("wait", wait),
+            asked_again,
         })
     }
 
@@ -78,10 +92,14 @@ impl Terminal {
     pub(crate) fn progress(&self, quiet: bool) -> Shown {
         let (bar, signal) = (self.bar.clone(), Arc::clone(&self.signal));
         let (bytes, tokens) = (self.bytes.clone(), self.tokens.clone());
+        let (waiting, asked_again) = (self.waiting.clone(), Arc::clone(&self.asked_again));
+        let is_waiting = AtomicBool::new(false);
         Shown {
             on_progress: Box::new(move |progress| match progress {
                 _ if quiet => {}
                 Progress::Begin { doing, total, unit } => {
+                    is_waiting.store(false, Ordering::Relaxed);
+                    bar.disable_steady_tick();
                     bar.set_style(match unit {
                         Unit::Bytes => bytes.clone(),
                         Unit::Tokens => tokens.clone(),
@@ -90,7 +108,23 @@ impl Terminal {
                     bar.set_length(total);
                     bar.set_message(doing);
                 }
-                Progress::Done(more) => bar.inc(more),
+                Progress::Done(more) => {
+                    // One connection waits, and another goes on: the bar shows the one that does.
+                    if is_waiting.swap(false, Ordering::Relaxed) {
+                        bar.disable_steady_tick();
+                        bar.set_style(bytes.clone());
+                    }
+                    bar.inc(more);
+                }
+                Progress::Lost(again) => bar.dec(again),
+                Progress::Waiting(time) => {
+                    let mut until = asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+                    *until = Instant::now() + time;
+                    drop(until);
+                    is_waiting.store(true, Ordering::Relaxed);
+                    bar.set_style(waiting.clone());
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                }
             }),
             is_cancelled: Box::new(move || signal.load(Ordering::Relaxed) != 0),
         }
