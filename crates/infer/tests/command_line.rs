@@ -21,3 +21,5 @@ mod measures;
 mod score;
 #[path = "command_line/streams.rs"]
 mod streams;
+#[path = "command_line/terminal.rs"]
+mod terminal;
