@@ -157,12 +157,14 @@ mod tests {
 
     use super::*;
 
-    const TYPES: [GgmlType; 8] = [
+    const TYPES: [GgmlType; 10] = [
         GgmlType::Q4_0,
         GgmlType::Q4_1,
         GgmlType::Q5_0,
         GgmlType::Q5_1,
         GgmlType::Q8_0,
+        GgmlType::Q2_K,
+        GgmlType::Q3_K,
         GgmlType::Q4_K,
         GgmlType::Q5_K,
         GgmlType::Q6_K,
@@ -172,6 +174,8 @@ mod tests {
     fn blocks(ty: GgmlType, outputs: usize, inputs: usize) -> Blocks {
         let halves: &[usize] = match ty {
             GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+            GgmlType::Q2_K => &[80, 82],
+            GgmlType::Q3_K => &[108],
             GgmlType::Q6_K => &[208],
             _ => &[0, 2],
         };
