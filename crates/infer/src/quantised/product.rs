@@ -7,6 +7,8 @@ use rayon::prelude::*;
 use super::activations::Activations;
 use super::blocks::Blocks;
 use super::forms::{Form, with_form};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::plain;
 use super::tiles::{TILE, Tile, Tiles};
 #[cfg(target_arch = "x86_64")]
@@ -119,6 +121,24 @@ fn product<F: Form>(tile: &Tile, x: &Activations, with: Instructions, out: &mut 
             match rows {
                 SOME => x86::avx2::<F, SOME>(tile, x, out),
                 _ => x86::avx2::<F, 1>(tile, x, out),
+            }
+        },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: as above.
+        (Instructions::NeonDot, rows) => unsafe {
+            match rows {
+                SOME => neon::sdot::<F, SOME, 2>(tile, x, out),
+                _ => neon::sdot::<F, 1, 4>(tile, x, out),
+            }
+        },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: as above.
+        (Instructions::Neon, rows) => unsafe {
+            match rows {
+                SOME => neon::neon::<F, SOME, 2>(tile, x, out),
+                _ => neon::neon::<F, 1, 4>(tile, x, out),
             }
         },
         _ => plain::product::<F>(tile, x, out),
