@@ -7,6 +7,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Resul
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "aarch64")]
+use crate::dot_neon;
 #[cfg(target_arch = "x86_64")]
 use crate::dot_x86;
 use crate::instructions::Instructions;
@@ -138,6 +140,10 @@ pub(crate) fn dot<T: Number>(with: Instructions, a: &[f32], b: &[T]) -> f32 {
         #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
         // SAFETY: as above.
         Instructions::Avx512 => unsafe { dot_x86::avx512(a, b) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: as above.
+        Instructions::Neon | Instructions::NeonDot => unsafe { dot_neon::neon(a, b) },
     }
 }
 

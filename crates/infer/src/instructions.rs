@@ -1,7 +1,7 @@
 //! Which instructions this processor has, asked when the program runs: one binary serves all.
 //!
 //! Loops in plain Rust are compiled once for each set, by [`run`]; those that need instructions by
-//! name are in `quantised::x86`. On aarch64 the compiler has NEON for the plain loops.
+//! name are in `dot_x86`, `dot_neon`, `quantised::x86` and `quantised::neon`.
 
 /// A set of instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,12 @@ pub(crate) enum Instructions {
     /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON with sums of products of bytes (`sdot`), an option of Armv8.2 that Armv8.4 has always.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 impl Instructions {
@@ -35,6 +41,15 @@ impl Instructions {
                 return Self::Avx2;
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected;
+            // Four bytes of a line are a word of `Activations` only where the first is the lowest.
+            if cfg!(target_endian = "little") && is_aarch64_feature_detected!("neon") {
+                let has_sdot = is_aarch64_feature_detected!("dotprod");
+                return if has_sdot { Self::NeonDot } else { Self::Neon };
+            }
+        }
         Self::Plain
     }
 
@@ -47,6 +62,10 @@ impl Instructions {
             Self::Avx2 => vec![Self::Plain, Self::Avx2],
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => vec![Self::Plain, Self::Avx2, Self::Avx512],
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => vec![Self::Plain, Self::Neon],
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => vec![Self::Plain, Self::Neon, Self::NeonDot],
         }
     }
 }
@@ -69,6 +88,9 @@ pub(crate) fn run(it: impl Loop) {
         #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
         // SAFETY: `best` has asked the processor for them.
         Instructions::Avx512 => unsafe { avx512(it) },
+        // The compiler has NEON wherever it compiles for aarch64.
+        #[cfg(target_arch = "aarch64")]
+        Instructions::Neon | Instructions::NeonDot => it.run(),
     }
 }
 

@@ -9,8 +9,8 @@
 //! - [`anatomy`], [`footprint`]: which tensors such a decoder has, and what it takes in memory
 //! - [`placement`], [`memory`], [`device`]: which of them go to a GPU, and what there is
 //! - `random`: numbers that follow from a place
-//! - `instructions`, `numbers`, `dot_x86`, `dot`, [`quantised`], [`weight`]: matrices, plain and quantised, and
-//!   products by them
+//! - `instructions`, `numbers`, `dot_x86`, `dot_neon`, `dot`, [`quantised`], [`weight`]: matrices, plain and
+//!   quantised, and products by them
 //! - `stored`, [`source`], [`unbuilt`], [`random_weights`]: where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
@@ -33,6 +33,8 @@ pub mod compare;
 pub mod config;
 pub mod device;
 mod dot;
+#[cfg(target_arch = "aarch64")]
+mod dot_neon;
 #[cfg(target_arch = "x86_64")]
 mod dot_x86;
 pub mod error;

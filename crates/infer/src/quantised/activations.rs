@@ -20,7 +20,7 @@ pub(super) struct Activations {
     /// (groups, parts, rows): the sum of the codes times what is taken from the other side's codes,
     /// negative: what a sum begins with.
     pub(super) starts: Vec<i32>,
-    /// (groups, rows): the sum of the numbers, for minima.
+    /// (groups, parts, rows): the sum of the numbers, for minima.
     pub(super) sums: Vec<f32>,
 }
 
@@ -35,7 +35,7 @@ impl Activations {
             words: vec![0; groups * WORDS * rows],
             scales: vec![0.0; groups * rows],
             starts: vec![0; groups * parts * rows],
-            sums: vec![0.0; groups * rows],
+            sums: vec![0.0; groups * parts * rows],
         };
         for (row, x) in x.chunks_exact(inputs).enumerate() {
             instructions::run(Quantise { x, row, offset, parts, to: &mut all });
@@ -65,12 +65,11 @@ impl Loop for Quantise<'_> {
             let halves = codes.as_chunks::<{ GROUP / 2 }>().0;
             let [first, second] =
                 [0, 1].map(|half| halves[half].iter().map(|&code| i32::from(code)).sum::<i32>());
-            to.sums[group * rows + row] = scale * (first + second) as f32;
-            if parts == 1 {
-                to.starts[group * rows + row] = -offset * (first + second);
-            } else {
-                to.starts[group * 2 * rows + row] = -offset * first;
-                to.starts[(group * 2 + 1) * rows + row] = -offset * second;
+            let sums: &[i32] = if parts == 1 { &[first + second] } else { &[first, second] };
+            for (part, &sum) in sums.iter().enumerate() {
+                let at = (group * parts + part) * rows + row;
+                to.starts[at] = -offset * sum;
+                to.sums[at] = scale * sum as f32;
             }
             for (word, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
                 let word = &mut to.words[(group * WORDS + word) * rows + row];

@@ -18,8 +18,8 @@ use crate::instructions::Instructions;
 
 /// A matrix of (outputs, inputs) in quantised blocks. A clone is the same memory.
 ///
-/// On the CPU any type that `dus` decodes is multiplied by: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`,
-/// `Q4_K`, `Q5_K` and `Q6_K` in tiles, with activations of 8 bits; the others row by decoded row.
+/// On the CPU any type that `dus` decodes is multiplied by: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`
+/// and `Q2_K` to `Q6_K` in tiles, with activations of 8 bits; the others row by decoded row.
 /// Other devices have what candle has.
 #[derive(Debug, Clone)]
 pub struct QuantisedMatrix {

@@ -8,7 +8,7 @@
 //! - `blocks`: a matrix as a file has it
 //! - `forms`, `unpack`, `tiles`: the order in which it is multiplied by
 //! - `activations`: rows of numbers to 8 bits
-//! - `plain`, `x86`: the sums, in plain Rust, and by instructions of x86
+//! - `plain`, `x86`, `neon`: the sums, in plain Rust, and by instructions of x86 and of aarch64
 //! - `product`: a matrix in tiles times rows, on all cores
 //! - `encode`: blocks of a matrix that comes without
 //! - `matrix`: all of it as a form of weight
@@ -18,6 +18,8 @@ mod blocks;
 mod encode;
 mod forms;
 mod matrix;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plain;
 mod product;
 mod tiles;

@@ -26,7 +26,7 @@ pub(super) fn product<F: Form>(tile: &Tile, x: &Activations, out: &mut [f32]) {
                     }
                 }
                 let scale = x.scales[group * rows + row];
-                let sum = x.sums[group * rows + row];
+                let sum = x.sums[(group * F::PARTS + part) * rows + row];
                 for lane in 0..TILE {
                     out[lane] = (sums[lane] as f32).mul_add(scales[lane] * scale, out[lane]);
                     if F::HAS_MINIMUM {
@@ -43,12 +43,11 @@ fn codes<F: Form>(tile: &Tile, group: usize, words: std::ops::Range<usize>) -> [
     let mut codes = [0; GROUP * TILE];
     let lines = &tile.codes[group * F::BITS..];
     for (word, codes) in words.zip(codes.as_chunks_mut::<{ 4 * TILE }>().0) {
-        let line = if F::BITS == 8 { lines[word].0 } else { lines[word / 2].0 };
-        for (to, byte) in codes.iter_mut().zip(line) {
+        for (to, byte) in codes.iter_mut().zip(lines[word / F::PACKED].0) {
             *to = match (F::BITS, F::SIGNED) {
                 (8, true) => byte.cast_signed().into(),
                 (8, false) => byte.into(),
-                _ => (byte >> (word % 2 * 4) & 15).into(),
+                (bits, _) => (byte >> (word % F::PACKED * bits) & ((1 << bits) - 1)).into(),
             };
         }
     }

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 use super::activations::Activations;
 use super::blocks::Blocks;
 use super::forms::{Form, with_form};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::plain;
 use super::tiles::{TILE, Tile, Tiles};
 #[cfg(target_arch = "x86_64")]
@@ -121,6 +123,24 @@ fn product<F: Form>(tile: &Tile, x: &Activations, with: Instructions, out: &mut 
                 _ => x86::avx2::<F, 1>(tile, x, out),
             }
         },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: as above.
+        (Instructions::NeonDot, rows) => unsafe {
+            match rows {
+                SOME => neon::sdot::<F, SOME, 2>(tile, x, out),
+                _ => neon::sdot::<F, 1, 4>(tile, x, out),
+            }
+        },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
+        // SAFETY: as above.
+        (Instructions::Neon, rows) => unsafe {
+            match rows {
+                SOME => neon::neon::<F, SOME, 2>(tile, x, out),
+                _ => neon::neon::<F, 1, 4>(tile, x, out),
+            }
+        },
         _ => plain::product::<F>(tile, x, out),
     }
 }
@@ -157,12 +177,14 @@ mod tests {
 
     use super::*;
 
-    const TYPES: [GgmlType; 8] = [
+    const TYPES: [GgmlType; 10] = [
         GgmlType::Q4_0,
         GgmlType::Q4_1,
         GgmlType::Q5_0,
         GgmlType::Q5_1,
         GgmlType::Q8_0,
+        GgmlType::Q2_K,
+        GgmlType::Q3_K,
         GgmlType::Q4_K,
         GgmlType::Q5_K,
         GgmlType::Q6_K,
@@ -172,6 +194,8 @@ mod tests {
     fn blocks(ty: GgmlType, outputs: usize, inputs: usize) -> Blocks {
         let halves: &[usize] = match ty {
             GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+            GgmlType::Q2_K => &[80, 82],
+            GgmlType::Q3_K => &[108],
             GgmlType::Q6_K => &[208],
             _ => &[0, 2],
         };

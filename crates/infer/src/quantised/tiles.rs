@@ -32,12 +32,13 @@ pub(super) struct Tiles {
 /// Sixteen rows.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Tile {
-    /// For each group of 32 elements 8 lines of bytes, or 4 whose bytes hold two codes: the lower
-    /// half one of the first four elements, the upper half one of the next four.
+    /// For each group of 32 elements 8 lines of bytes; or 4 whose bytes hold two codes, the lower
+    /// half one of the first four elements, the upper half one of the next four; or 2 whose bytes
+    /// hold four codes likewise.
     pub(super) codes: Vec<Line>,
     /// F16 of each row: for each group one or two, or for each super-block.
     pub(super) halves: Vec<[u16; TILE]>,
-    /// Small integers of each row, two for each group.
+    /// Small integers of each row, two bytes for each group.
     pub(super) small: Vec<[u8; TILE]>,
 }
 
@@ -69,7 +70,7 @@ fn tile<F: Form>(blocks: &Blocks, rows: std::ops::Range<usize>) -> Tile {
     let (num_halves, num_small) = match F::SCALES {
         Scales::One => (groups, 0),
         Scales::Two => (groups * 2, 0),
-        Scales::Super => (blocks.inputs() / SUPER * 2, groups * 2),
+        Scales::Super | Scales::Nibbles => (blocks.inputs() / SUPER * 2, groups * 2),
         Scales::Signed => (blocks.inputs() / SUPER, groups * 2),
     };
     let mut tile = Tile {
@@ -95,11 +96,8 @@ fn tile<F: Form>(blocks: &Blocks, rows: std::ops::Range<usize>) -> Tile {
             for (i, &code) in block.codes[..F::BLOCK].iter().enumerate() {
                 let lines = &mut tile.codes[(first + i / GROUP) * lines..];
                 let i = i % GROUP;
-                if F::BITS == 8 {
-                    lines[i / 4].0[lane * 4 + i % 4] = code;
-                } else {
-                    lines[i / 8].0[lane * 4 + i % 4] |= code << (i % 8 / 4 * 4);
-                }
+                let word = i / 4;
+                lines[word / F::PACKED].0[lane * 4 + i % 4] |= code << (word % F::PACKED * F::BITS);
             }
         }
     }
@@ -126,6 +124,14 @@ impl Tile {
                 let (d, scales) = (&self.halves[block], &self.small[group * 2 + part]);
                 let scale = |row: usize| f16(d[row]) * f32::from(scales[row].cast_signed());
                 (std::array::from_fn(scale), [0.0; TILE])
+            }
+            Scales::Nibbles => {
+                let (d, dmin) = (&self.halves[block * 2], &self.halves[block * 2 + 1]);
+                let both = &self.small[group * 2 + part];
+                (
+                    std::array::from_fn(|row| f16(d[row]) * f32::from(both[row] & 15)),
+                    std::array::from_fn(|row| -(f16(dmin[row]) * f32::from(both[row] >> 4))),
+                )
             }
         }
     }

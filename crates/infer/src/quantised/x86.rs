@@ -5,11 +5,12 @@ use std::arch::x86_64::{
     _mm256_and_si256, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
     _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
     _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_sign_epi8, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_ps,
-    _mm512_and_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mul_ps,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_sub_ps, _mm512_xor_si512,
+    _mm256_setzero_ps, _mm256_sign_epi8, _mm256_srli_epi16, _mm256_srli_epi32, _mm256_storeu_ps,
+    _mm256_sub_ps, _mm512_and_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+    _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_xor_si512,
 };
 
 use super::activations::{Activations, WORDS};
@@ -28,11 +29,12 @@ pub(super) fn avx512<F: Form, const ROWS: usize>(tile: &Tile, x: &Activations, o
     let mut totals = [_mm512_setzero_ps(); ROWS];
     let lines = tile.codes.chunks_exact(F::BITS);
     let words = x.words.as_chunks::<ROWS>().0.chunks_exact(WORDS);
-    let of_x = x.scales.as_chunks::<ROWS>().0.iter().zip(x.sums.as_chunks::<ROWS>().0);
-    let starts = x.starts.as_chunks::<ROWS>().0.chunks_exact(F::PARTS);
-    let all = lines.zip(words).zip(of_x).zip(starts).enumerate().take(groups);
-    for (group, (((lines, words), (scales_of_x, sums_of_x)), starts)) in all {
-        for (part, starts) in starts.iter().enumerate() {
+    let scales_of_x = x.scales.as_chunks::<ROWS>().0;
+    let sums_of_x = x.sums.as_chunks::<ROWS>().0.chunks_exact(F::PARTS);
+    let starts = x.starts.as_chunks::<ROWS>().0.chunks_exact(F::PARTS).zip(sums_of_x);
+    let all = lines.zip(words).zip(scales_of_x).zip(starts).enumerate().take(groups);
+    for (group, (((lines, words), scales_of_x), (starts, sums_of_x))) in all {
+        for (part, (starts, sums_of_x)) in starts.iter().zip(sums_of_x).enumerate() {
             let mut sums = [_mm512_set1_epi32(0); ROWS];
             for row in 0..ROWS {
                 sums[row] = _mm512_set1_epi32(starts[row]);
@@ -51,11 +53,15 @@ pub(super) fn avx512<F: Form, const ROWS: usize>(tile: &Tile, x: &Activations, o
                     add(codes, &words[word]);
                 }
             } else {
-                for line in 0..WORDS / 2 {
-                    let (both, low) = (load(&lines[line]), _mm512_set1_epi8(15));
-                    add(_mm512_and_si512(both, low), &words[line * 2]);
-                    let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
-                    add(high, &words[line * 2 + 1]);
+                for line in part * F::LINES..(part + 1) * F::LINES {
+                    let (mut packed, low) = (load(&lines[line]), _mm512_set1_epi8(low::<F>()));
+                    for words in &words[line * F::PACKED..][..F::PACKED] {
+                        add(_mm512_and_si512(packed, low), words);
+                        packed = match F::BITS {
+                            2 => _mm512_srli_epi16::<2>(packed),
+                            _ => _mm512_srli_epi16::<4>(packed),
+                        };
+                    }
                 }
             }
             let (scales, minima) = scales_512::<F>(tile, group, part);
@@ -77,6 +83,11 @@ pub(super) fn avx512<F: Form, const ROWS: usize>(tile: &Tile, x: &Activations, o
             _mm512_storeu_ps(out.as_mut_ptr(), total);
         }
     }
+}
+
+/// The bits of the first of a byte's codes.
+fn low<F: Form>() -> i8 {
+    (1 << F::BITS) - 1
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -107,6 +118,14 @@ fn scales_512<F: Form>(tile: &Tile, group: usize, part: usize) -> (__m512, __m51
         Scales::Signed => {
             let integers = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(small(group * 2 + part)));
             (_mm512_mul_ps(halves(block), integers), _mm512_setzero_ps())
+        }
+        Scales::Nibbles => {
+            let both = _mm512_cvtepu8_epi32(small(group * 2 + part));
+            let low = _mm512_and_si512(both, _mm512_set1_epi32(15));
+            let high = _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(both));
+            let minima = _mm512_mul_ps(halves(block * 2 + 1), high);
+            let scales = _mm512_mul_ps(halves(block * 2), _mm512_cvtepi32_ps(low));
+            (scales, _mm512_sub_ps(_mm512_setzero_ps(), minima))
         }
     }
 }
@@ -148,11 +167,16 @@ pub(super) fn avx2<F: Form, const ROWS: usize>(tile: &Tile, x: &Activations, out
                         add(load_half(&lines[word], half), &words[word]);
                     }
                 } else {
-                    for line in 0..WORDS / 2 {
-                        let (both, low) = (load_half(&lines[line], half), _mm256_set1_epi8(15));
-                        add(_mm256_and_si256(both, low), &words[line * 2]);
-                        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
-                        add(high, &words[line * 2 + 1]);
+                    for line in part * F::LINES..(part + 1) * F::LINES {
+                        let low = _mm256_set1_epi8(low::<F>());
+                        let mut packed = load_half(&lines[line], half);
+                        for words in &words[line * F::PACKED..][..F::PACKED] {
+                            add(_mm256_and_si256(packed, low), words);
+                            packed = match F::BITS {
+                                2 => _mm256_srli_epi16::<2>(packed),
+                                _ => _mm256_srli_epi16::<4>(packed),
+                            };
+                        }
                     }
                 }
                 let (scales, minima) = scales_256::<F>(tile, group, part, half);
@@ -162,7 +186,7 @@ pub(super) fn avx2<F: Form, const ROWS: usize>(tile: &Tile, x: &Activations, out
                     let sums = _mm256_cvtepi32_ps(sums[row]);
                     totals[row] = _mm256_fmadd_ps(sums, scales, totals[row]);
                     if F::HAS_MINIMUM {
-                        let sum = _mm256_set1_ps(sums_of_x[group][row]);
+                        let sum = _mm256_set1_ps(sums_of_x[group * F::PARTS + part][row]);
                         totals[row] = _mm256_fmadd_ps(minima, sum, totals[row]);
                     }
                 }
@@ -218,6 +242,14 @@ fn scales_256<F: Form>(tile: &Tile, group: usize, part: usize, half: usize) -> (
         Scales::Signed => {
             let integers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(small(group * 2 + part)));
             (_mm256_mul_ps(halves(block), integers), _mm256_setzero_ps())
+        }
+        Scales::Nibbles => {
+            let both = _mm256_cvtepu8_epi32(small(group * 2 + part));
+            let low = _mm256_and_si256(both, _mm256_set1_epi32(15));
+            let high = _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(both));
+            let minima = _mm256_mul_ps(halves(block * 2 + 1), high);
+            let scales = _mm256_mul_ps(halves(block * 2), _mm256_cvtepi32_ps(low));
+            (scales, _mm256_sub_ps(_mm256_setzero_ps(), minima))
         }
     }
 }
