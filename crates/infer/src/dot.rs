@@ -3,8 +3,7 @@
 //! Each number of the result is one sum over one row of the matrix, in one order: it does not depend on
 //! how many rows there are beside its own, nor on how many threads.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
-use half::{bf16, f16};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
@@ -81,42 +80,6 @@ fn few_rows<T: Number>(
     by_row
 }
 
-/// A matrix of 16 bits in f32, on all cores; one of f32 as it is.
-pub(crate) fn widened(matrix: &Tensor) -> Result<Tensor> {
-    match (matrix.device(), matrix.dtype()) {
-        (_, DType::F32) => Ok(matrix.clone()),
-        (Device::Cpu, DType::F16 | DType::BF16) => matrix.apply_op1_no_bwd(&Widen),
-        _ => matrix.to_dtype(DType::F32),
-    }
-}
-
-struct Widen;
-
-impl CustomOp1 for Widen {
-    fn name(&self) -> &'static str {
-        "widen"
-    }
-
-    fn cpu_fwd(&self, matrix: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("a matrix in one piece is expected")
-        };
-        let mut wide = vec![0.0; end - start];
-        let to = wide.par_chunks_mut(BLOCK);
-        match matrix {
-            CpuStorage::F16(numbers) => {
-                to.zip(numbers[start..end].par_chunks(BLOCK)).for_each(|(to, x)| f16::widen(x, to));
-            }
-            CpuStorage::BF16(numbers) => {
-                to.zip(numbers[start..end].par_chunks(BLOCK))
-                    .for_each(|(to, x)| bf16::widen(x, to));
-            }
-            _ => candle_core::bail!("numbers of 16 bits are expected"),
-        }
-        Ok((CpuStorage::F32(wide), layout.shape().clone()))
-    }
-}
-
 /// The numbers of a tensor that lies in one piece.
 pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
@@ -158,6 +121,8 @@ fn plain<T: Number>(a: &[f32], b: &[T]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     #[test]
@@ -189,6 +154,9 @@ mod tests {
         to: fn(T) -> f32,
     ) {
         let found = few_rows(with, x, matrix, n, inputs);
+        // What is widened on the way gives the bits that it gives in f32.
+        let wide: Vec<f32> = matrix.iter().map(|&w| to(w)).collect();
+        assert_eq!(found, few_rows(with, x, &wide, n, inputs));
         let outputs = matrix.len() / inputs;
         for (row, x) in x.chunks(inputs).enumerate() {
             let alone = few_rows(with, x, matrix, 1, inputs);

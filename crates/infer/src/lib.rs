@@ -9,8 +9,8 @@
 //! - [`anatomy`], [`memory`]: which tensors such a decoder has, and what it takes in memory
 //! - [`placement`], [`device`]: which of them go to a GPU, and what there is
 //! - `random`: numbers that follow from a place
-//! - `instructions`, `numbers`, `dot_x86`, `dot`, [`quantised`], [`weight`]: matrices, plain and quantised, and
-//!   products by them
+//! - `instructions`, `numbers`, `dot_x86`, `dot`, `many_rows`, [`quantised`], [`weight`]: matrices, plain and
+//!   quantised, and products by them
 //! - `stored`, [`source`], [`unbuilt`], [`random_weights`]: where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
@@ -44,6 +44,7 @@ mod instructions;
 pub mod jinja;
 mod keys;
 mod layer;
+mod many_rows;
 pub mod memory;
 pub mod model;
 mod numbers;

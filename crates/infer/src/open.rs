@@ -25,7 +25,7 @@ use crate::model::Model;
 use crate::placement::{self, GpuLayers, Memory, Needs, Plan};
 use crate::progress::{Unit, Watch};
 use crate::quantised::Quantize;
-use crate::random_weights::RandomWeights;
+use crate::random_weights::{RandomWeights, STORED};
 use crate::source::{MappedWeights, Storage};
 use crate::tokenizer::Tokenizer;
 use crate::unbuilt::UnbuiltWeights;
@@ -33,8 +33,8 @@ use crate::unbuilt::UnbuiltWeights;
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32 on the CPU; on a GPU f16 or bf16 if the model is stored so, and f32 if not. Quantised blocks
-    /// of a GGUF file stay what they are.
+    /// f32 on the CPU, where matrices stay in the 16 bits that they are stored in; on a GPU f16 or bf16 if
+    /// the model is stored so, and f32 if not. Quantised blocks of a GGUF file stay what they are.
     #[default]
     Auto,
     /// 32 bits.
@@ -65,6 +65,15 @@ impl Arithmetic {
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,
             Self::BF16 => DType::BF16,
+        }
+    }
+
+    /// What becomes of matrices as they are loaded, if they are not to be quantised.
+    fn storage(self) -> Storage {
+        match self {
+            Self::Auto => Storage::AsStored,
+            // Who asks for a type gets the numbers in that type.
+            Self::F32 | Self::F16 | Self::BF16 => Storage::Dense,
         }
     }
 }
@@ -238,7 +247,8 @@ impl Opened {
 
     /// What it would take in memory; layers that have the same bytes take them once.
     pub fn footprint(&self, placing: Placing) -> Result<Footprint> {
-        let dtype = self.dtype(placing.arithmetic, &placing.place.device()?);
+        let device = placing.place.device()?;
+        let dtype = self.dtype(placing.arithmetic, &device);
         let shared = self.blueprint().map(shared).unwrap_or_default();
         let mut seen = HashSet::new();
         let mut is_repeated =
@@ -252,23 +262,23 @@ impl Opened {
             if repeated.contains(name) {
                 return 0;
             }
-            self.weight_bytes(name, shape, placing.arithmetic, dtype.size_in_bytes())
+            self.weight_bytes(name, shape, placing.arithmetic, dtype, &device)
         };
         Ok(Footprint::new(&self.config, bytes, dtype))
     }
 
-    /// The bytes that a tensor takes in memory, in an arithmetic of elements of `element_bytes`.
+    /// The bytes that a tensor takes in memory, beside arithmetic of type `dtype` on `device`.
     fn weight_bytes(
         &self,
         name: &str,
         shape: &[usize],
         arithmetic: Arithmetic,
-        element_bytes: usize,
+        dtype: DType,
+        device: &Device,
     ) -> u64 {
-        let storage = self.storage(arithmetic);
-        let blocks = self.encoding(name).and_then(|stored| storage.blocks(stored, shape));
-        let bytes = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(shape));
-        bytes.unwrap_or_else(|| (shape.iter().product::<usize>() * element_bytes) as u64)
+        // One that is missing is an error later.
+        let encoding = self.encoding(name).unwrap_or(Encoding::Plain(Dtype::F32));
+        self.storage(arithmetic).bytes(encoding, shape, dtype, device)
     }
 
     /// The plan, if it is one that was never built.
@@ -293,12 +303,7 @@ impl Opened {
 
     /// What becomes of matrices as they are loaded.
     fn storage(&self, arithmetic: Arithmetic) -> Storage {
-        match (self.quantize, arithmetic) {
-            (Some(quantize), _) => Storage::Quantize(quantize),
-            (None, Arithmetic::Auto) => Storage::AsStored,
-            // Who asks for a type gets the numbers in that type.
-            (None, _) => Storage::Dense,
-        }
+        self.quantize.map_or(arithmetic.storage(), Storage::Quantize)
     }
 
     /// Decides what goes where: `positions` are those of all sequences that are to run at once.
@@ -306,13 +311,14 @@ impl Opened {
     /// Errors are those of a device that is not there, and of layers that do not fit it.
     pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
         let device = placing.place.device()?;
-        let element_bytes = self.dtype(placing.arithmetic, &device).size_in_bytes();
+        let dtype = self.dtype(placing.arithmetic, &device);
         let weight_bytes = |name: &str, shape: &[usize]| {
-            self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
+            self.weight_bytes(name, shape, placing.arithmetic, dtype, &device)
         };
         let shared = self.blueprint().map(shared).unwrap_or_default();
         let same_as = |name: &str| shared.get(name).copied();
-        let needs = Needs::of(&self.config, positions, element_bytes, &weight_bytes, &same_as);
+        let needs =
+            Needs::of(&self.config, positions, dtype.size_in_bytes(), &weight_bytes, &same_as);
         let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
         let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
         placement::plan(&needs, &memory, placing.gpu_layers)
@@ -391,12 +397,12 @@ pub fn load_random(
     watch: &Watch,
 ) -> Result<(Model, Footprint)> {
     let device = placing.place.device()?;
-    // No file says how they are stored; most are in 16 bits.
-    let dtype = placing.arithmetic.dtype(&device, Dtype::BF16);
-    let source = RandomWeights::new(config, Path::new(spec), dtype);
+    let (dtype, storage) =
+        (placing.arithmetic.dtype(&device, STORED), placing.arithmetic.storage());
+    let source = RandomWeights::new(config, Path::new(spec), dtype).stored(storage);
     let devices = Devices::all(&device, config.num_hidden_layers);
     let bytes =
-        |tensor: &Expected| (tensor.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64;
+        |tensor: &Expected| storage.bytes(Encoding::Plain(STORED), &tensor.shape, dtype, &device);
     let footprint = Footprint::new(config, bytes, dtype);
     Ok((Model::load(config.clone(), &source, devices, watch)?, footprint))
 }
