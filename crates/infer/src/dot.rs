@@ -63,8 +63,13 @@ fn few_rows<T: Number>(
     let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
     blocks.for_each(|(out, matrix)| {
         for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
-            for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
-                *out = dot(with, x, row);
+            let (pairs, last) = out.as_chunks_mut::<2>();
+            for (out, x) in pairs.iter_mut().zip(x.chunks_exact(2 * inputs)) {
+                let (one, other) = x.split_at(inputs);
+                *out = dots(with, [one, other], row);
+            }
+            if let [out] = last {
+                *out = dot(with, &x[(n - 1) * inputs..], row);
             }
         }
     });
@@ -91,16 +96,24 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
 /// The sum of products of `a` and `b`, of one length.
 #[inline]
 pub(crate) fn dot<T: Number>(with: Instructions, a: &[f32], b: &[T]) -> f32 {
+    let [sum] = dots(with, [a], b);
+    sum
+}
+
+/// The sums of products of each of `rows` and `b`, of one length: what `b` is made of is read, and widened,
+/// once. Two rows have eight sums, which AVX2 has registers for beside what they are made of.
+#[inline]
+fn dots<T: Number, const N: usize>(with: Instructions, rows: [&[f32]; N], b: &[T]) -> [f32; N] {
     match with {
-        Instructions::Plain => plain(a, b),
+        Instructions::Plain => rows.map(|a| plain(a, b)),
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
         // SAFETY: `Instructions` other than plain ones come from asking the processor for them.
-        Instructions::Avx2 => unsafe { dot_x86::avx2(a, b) },
+        Instructions::Avx2 => unsafe { dot_x86::avx2(rows, b) },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
         // SAFETY: as above.
-        Instructions::Avx512 => unsafe { dot_x86::avx512(a, b) },
+        Instructions::Avx512 => unsafe { dot_x86::avx512(rows, b) },
     }
 }
 
