@@ -111,8 +111,8 @@ pub(crate) enum QuantizeName {
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum DtypeName {
-    /// f32 on the CPU; on a GPU f16 or bf16 if the model is stored so, and f32 if not; the blocks of a GGUF
-    /// file stay quantised
+    /// f32 on the CPU, with matrices of 16 bits kept in them; on a GPU f16 or bf16 if the model is stored so,
+    /// and f32 if not; the blocks of a GGUF file stay quantised
     #[default]
     Auto,
     /// 32 bits

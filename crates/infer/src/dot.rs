@@ -3,8 +3,7 @@
 //! Each number of the result is one sum over one row of the matrix, in one order: it does not depend on
 //! how many rows there are beside its own, nor on how many threads.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
-use half::{bf16, f16};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
 use rayon::prelude::*;
 
 #[cfg(target_arch = "aarch64")]
@@ -66,8 +65,13 @@ fn few_rows<T: Number>(
     let blocks = by_output.par_chunks_mut(rows * n).zip(matrix.par_chunks(rows * inputs));
     blocks.for_each(|(out, matrix)| {
         for (out, row) in out.chunks_exact_mut(n).zip(matrix.chunks_exact(inputs)) {
-            for (out, x) in out.iter_mut().zip(x.chunks_exact(inputs)) {
-                *out = dot(with, x, row);
+            let (pairs, last) = out.as_chunks_mut::<2>();
+            for (out, x) in pairs.iter_mut().zip(x.chunks_exact(2 * inputs)) {
+                let (one, other) = x.split_at(inputs);
+                *out = dots(with, [one, other], row);
+            }
+            if let [out] = last {
+                *out = dot(with, &x[(n - 1) * inputs..], row);
             }
         }
     });
@@ -83,42 +87,6 @@ fn few_rows<T: Number>(
     by_row
 }
 
-/// A matrix of 16 bits in f32, on all cores; one of f32 as it is.
-pub(crate) fn widened(matrix: &Tensor) -> Result<Tensor> {
-    match (matrix.device(), matrix.dtype()) {
-        (_, DType::F32) => Ok(matrix.clone()),
-        (Device::Cpu, DType::F16 | DType::BF16) => matrix.apply_op1_no_bwd(&Widen),
-        _ => matrix.to_dtype(DType::F32),
-    }
-}
-
-struct Widen;
-
-impl CustomOp1 for Widen {
-    fn name(&self) -> &'static str {
-        "widen"
-    }
-
-    fn cpu_fwd(&self, matrix: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("a matrix in one piece is expected")
-        };
-        let mut wide = vec![0.0; end - start];
-        let to = wide.par_chunks_mut(BLOCK);
-        match matrix {
-            CpuStorage::F16(numbers) => {
-                to.zip(numbers[start..end].par_chunks(BLOCK)).for_each(|(to, x)| f16::widen(x, to));
-            }
-            CpuStorage::BF16(numbers) => {
-                to.zip(numbers[start..end].par_chunks(BLOCK))
-                    .for_each(|(to, x)| bf16::widen(x, to));
-            }
-            _ => candle_core::bail!("numbers of 16 bits are expected"),
-        }
-        Ok((CpuStorage::F32(wide), layout.shape().clone()))
-    }
-}
-
 /// The numbers of a tensor that lies in one piece.
 pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
@@ -130,20 +98,28 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
 /// The sum of products of `a` and `b`, of one length.
 #[inline]
 pub(crate) fn dot<T: Number>(with: Instructions, a: &[f32], b: &[T]) -> f32 {
+    let [sum] = dots(with, [a], b);
+    sum
+}
+
+/// The sums of products of each of `rows` and `b`, of one length: what `b` is made of is read, and widened,
+/// once. Two rows have eight sums, which AVX2 has registers for beside what they are made of.
+#[inline]
+fn dots<T: Number, const N: usize>(with: Instructions, rows: [&[f32]; N], b: &[T]) -> [f32; N] {
     match with {
-        Instructions::Plain => plain(a, b),
+        Instructions::Plain => rows.map(|a| plain(a, b)),
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
         // SAFETY: `Instructions` other than plain ones come from asking the processor for them.
-        Instructions::Avx2 => unsafe { dot_x86::avx2(a, b) },
+        Instructions::Avx2 => unsafe { dot_x86::avx2(rows, b) },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
         // SAFETY: as above.
-        Instructions::Avx512 => unsafe { dot_x86::avx512(a, b) },
+        Instructions::Avx512 => unsafe { dot_x86::avx512(rows, b) },
         #[cfg(target_arch = "aarch64")]
         #[expect(unsafe_code, reason = "the instructions are those that the processor has")]
         // SAFETY: as above.
-        Instructions::Neon | Instructions::NeonDot => unsafe { dot_neon::neon(a, b) },
+        Instructions::Neon | Instructions::NeonDot => rows.map(|a| unsafe { dot_neon::neon(a, b) }),
     }
 }
 
@@ -164,6 +140,8 @@ fn plain<T: Number>(a: &[f32], b: &[T]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     #[test]
@@ -195,6 +173,9 @@ mod tests {
         to: fn(T) -> f32,
     ) {
         let found = few_rows(with, x, matrix, n, inputs);
+        // What is widened on the way gives the bits that it gives in f32.
+        let wide: Vec<f32> = matrix.iter().map(|&w| to(w)).collect();
+        assert_eq!(found, few_rows(with, x, &wide, n, inputs));
         let outputs = matrix.len() / inputs;
         for (row, x) in x.chunks(inputs).enumerate() {
             let alone = few_rows(with, x, matrix, 1, inputs);

@@ -9,8 +9,8 @@
 //! - [`anatomy`], [`footprint`]: which tensors such a decoder has, and what it takes in memory
 //! - [`placement`], [`memory`], [`device`]: which of them go to a GPU, and what there is
 //! - `random`: numbers that follow from a place
-//! - `instructions`, `numbers`, `dot_x86`, `dot_neon`, `dot`, [`quantised`], [`weight`]: matrices, plain and
-//!   quantised, and products by them
+//! - `instructions`, `numbers`, `dot_x86`, `dot_neon`, `dot`, `many_rows`, [`quantised`], [`weight`]: matrices,
+//!   plain and quantised, and products by them
 //! - `stored`, [`source`], [`unbuilt`], [`random_weights`]: where they come from
 //! - [`cache`]: the keys and values of a sequence
 //! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
@@ -49,6 +49,7 @@ pub mod jinja;
 mod keys;
 mod layer;
 pub mod load;
+mod many_rows;
 pub mod memory;
 pub mod model;
 mod numbers;

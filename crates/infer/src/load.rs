@@ -17,15 +17,15 @@ use crate::model::Model;
 use crate::open::{Files, Opened};
 use crate::placement::{self, GpuLayers, Memory, Plan};
 use crate::progress::Watch;
-use crate::random_weights::RandomWeights;
+use crate::random_weights::{RandomWeights, STORED};
 use crate::source::{MappedWeights, Storage};
 use crate::unbuilt::UnbuiltWeights;
 
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32 on the CPU; on a GPU f16 or bf16 if the model is stored so, and f32 if not. Quantised blocks
-    /// of a GGUF file stay what they are.
+    /// f32 on the CPU, where matrices stay in the 16 bits that they are stored in; on a GPU f16 or bf16 if
+    /// the model is stored so, and f32 if not. Quantised blocks of a GGUF file stay what they are.
     #[default]
     Auto,
     /// 32 bits.
@@ -56,43 +56,48 @@ impl Arithmetic {
             Self::BF16 => DType::BF16,
         }
     }
+
+    /// What becomes of matrices as they are loaded, if they are not to be quantised.
+    fn storage(self) -> Storage {
+        match self {
+            Self::Auto => Storage::AsStored,
+            // Who asks for a type gets the numbers in that type.
+            Self::F32 | Self::F16 | Self::BF16 => Storage::Dense,
+        }
+    }
 }
 
 impl Opened {
     /// What it takes in memory; `positions` are those of all sequences that are to run at once.
     pub fn footprint(&self, placing: Placing, positions: usize) -> Result<Footprint> {
-        let dtype = self.dtype(placing.arithmetic, &placing.place.device()?);
+        let device = placing.place.device()?;
+        let dtype = self.dtype(placing.arithmetic, &device);
         let element_bytes = dtype.size_in_bytes();
         let weight_bytes = |name: &str, shape: &[usize]| {
-            self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
+            self.weight_bytes(name, shape, placing.arithmetic, dtype, &device)
         };
         let shared = self.blueprint().map(shared).unwrap_or_default();
         let same_as = |name: &str| shared.get(name).copied();
         Ok(Footprint::new(&self.config, positions, element_bytes, &weight_bytes, &same_as))
     }
 
-    /// The bytes that a tensor takes in memory, in an arithmetic of elements of `element_bytes`.
+    /// The bytes that a tensor takes in memory, beside arithmetic of type `dtype` on `device`.
     fn weight_bytes(
         &self,
         name: &str,
         shape: &[usize],
         arithmetic: Arithmetic,
-        element_bytes: usize,
+        dtype: DType,
+        device: &Device,
     ) -> u64 {
-        let storage = self.storage(arithmetic);
-        let blocks = self.encoding(name).and_then(|stored| storage.blocks(stored, shape));
-        let bytes = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(shape));
-        bytes.unwrap_or_else(|| (shape.iter().product::<usize>() * element_bytes) as u64)
+        // One that is missing is an error later.
+        let encoding = self.encoding(name).unwrap_or(Encoding::Plain(Dtype::F32));
+        self.storage(arithmetic).bytes(encoding, shape, dtype, device)
     }
 
     /// What becomes of matrices as they are loaded.
     fn storage(&self, arithmetic: Arithmetic) -> Storage {
-        match (self.quantize, arithmetic) {
-            (Some(quantize), _) => Storage::Quantize(quantize),
-            (None, Arithmetic::Auto) => Storage::AsStored,
-            // Who asks for a type gets the numbers in that type.
-            (None, _) => Storage::Dense,
-        }
+        self.quantize.map_or(arithmetic.storage(), Storage::Quantize)
     }
 
     /// Decides what goes where: `positions` are those of all sequences that are to run at once.
@@ -152,12 +157,13 @@ pub fn load_random(
     watch: &Watch,
 ) -> Result<(Model, Footprint)> {
     let device = placing.place.device()?;
-    // No file says how they are stored; most are in 16 bits.
-    let dtype = placing.arithmetic.dtype(&device, Dtype::BF16);
-    let source = RandomWeights::new(config, Path::new(spec), dtype);
+    let (dtype, storage) =
+        (placing.arithmetic.dtype(&device, STORED), placing.arithmetic.storage());
+    let source = RandomWeights::new(config, Path::new(spec), dtype).stored(storage);
     let devices = Devices::all(&device, config.num_hidden_layers);
     let (positions, element_bytes) = (config.max_position_embeddings, dtype.size_in_bytes());
-    let bytes = |_: &str, shape: &[usize]| (shape.iter().product::<usize>() * element_bytes) as u64;
+    let bytes =
+        |_: &str, shape: &[usize]| storage.bytes(Encoding::Plain(STORED), shape, dtype, &device);
     let footprint = Footprint::new(config, positions, element_bytes, &bytes, &|_| None);
     Ok((Model::load(config.clone(), &source, devices, watch)?, footprint))
 }

@@ -4,14 +4,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use checkpoint::{Dtype, Encoding};
 use rayon::prelude::*;
 
 use crate::anatomy;
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
 use crate::random::uniform;
-use crate::source::WeightSource;
+use crate::source::{Storage, WeightSource};
 use crate::weight::Weight;
+
+/// How the tensors of a model are taken to be stored of which no file says it: most are.
+pub const STORED: Dtype = Dtype::BF16;
 
 /// Numbers that a thread makes at once.
 const BLOCK: usize = 1 << 16;
@@ -23,6 +27,7 @@ pub struct RandomWeights {
     names: Vec<String>,
     shapes: HashMap<String, Vec<usize>>,
     dtype: DType,
+    storage: Storage,
 }
 
 impl RandomWeights {
@@ -35,7 +40,15 @@ impl RandomWeights {
             names: expected.iter().map(|tensor| tensor.name.clone()).collect(),
             shapes: expected.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect(),
             dtype,
+            storage: Storage::default(),
         }
+    }
+
+    /// The same with matrices that are kept as `storage` would keep those of a file in [`STORED`].
+    #[must_use]
+    pub fn stored(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
     }
 
     fn shape_of(&self, name: &str) -> Result<&[usize]> {
@@ -80,10 +93,12 @@ impl WeightSource for RandomWeights {
                 *number = ((uniform(seed, block as u64, i as u64) - 0.5) * width) as f32;
             }
         });
-        let tensor = Tensor::from_vec(numbers, shape, &Device::Cpu)?
-            .to_dtype(self.dtype)?
-            .to_device(device)?;
-        Ok(Weight::Dense(tensor))
+        let numbers = Tensor::from_vec(numbers, shape, &Device::Cpu)?;
+        let stored = Encoding::Plain(STORED);
+        if let Some(narrow) = self.storage.narrow(stored, shape, self.dtype, device) {
+            return Ok(Weight::Narrow(numbers.to_dtype(narrow)?));
+        }
+        Ok(Weight::Dense(numbers.to_dtype(self.dtype)?.to_device(device)?))
     }
 
     fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {

@@ -23,7 +23,8 @@ pub enum Storage {
     /// Numbers of the type of the arithmetic; blocks of a GGUF file are decoded.
     #[default]
     Dense,
-    /// Blocks of a GGUF file stay blocks, and numbers become numbers of the type of the arithmetic.
+    /// Blocks of a GGUF file stay blocks, and numbers of 16 bits stay so where the arithmetic is f32 on the
+    /// CPU; others become numbers of the type of the arithmetic.
     AsStored,
     /// Numbers are quantised; blocks of a GGUF file stay what they are.
     Quantize(Quantize),
@@ -38,11 +39,48 @@ impl Storage {
     }
 
     /// The blocks that a tensor of this encoding and shape is kept in, if it is.
-    pub(crate) fn blocks(self, encoding: Encoding, shape: &[usize]) -> Option<GgmlType> {
+    fn blocks(self, encoding: Encoding, shape: &[usize]) -> Option<GgmlType> {
         match encoding {
             Encoding::Blocks(ty) => (self != Self::Dense && shape.len() == 2).then_some(ty),
             Encoding::Plain(_) => self.quantises(encoding, shape),
         }
+    }
+
+    /// The type of 16 bits that a tensor of this encoding and shape is kept in beside arithmetic of type
+    /// `dtype` on `device`, if it is.
+    pub(crate) fn narrow(
+        self,
+        encoding: Encoding,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Option<DType> {
+        let is_kept = self == Self::AsStored && shape.len() == 2;
+        if !is_kept || dtype != DType::F32 || !device.is_cpu() {
+            return None;
+        }
+        match encoding {
+            Encoding::Plain(Dtype::F16) => Some(DType::F16),
+            Encoding::Plain(Dtype::BF16) => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
+    /// The bytes that a tensor of this encoding and shape takes in memory, beside arithmetic of type
+    /// `dtype` on `device`.
+    pub(crate) fn bytes(
+        self,
+        encoding: Encoding,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> u64 {
+        let blocks = self.blocks(encoding, shape);
+        if let Some(bytes) = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(shape)) {
+            return bytes;
+        }
+        let dtype = self.narrow(encoding, shape, dtype, device).unwrap_or(dtype);
+        (shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64
     }
 
     /// What a user should hear of `tensors`, by encoding and shape.
@@ -167,6 +205,9 @@ impl Stored<'_> {
             let blocks = quantised::encode(&numbers, shape, ty)
                 .map_err(|source| Error::Quantize { tensor: self.name.to_owned(), source })?;
             return self.of_blocks(blocks, dtype, device);
+        }
+        if let Some(narrow) = storage.narrow(self.encoding, self.shape, dtype, device) {
+            return Ok(Weight::Narrow(self.tensor(narrow, device)?));
         }
         match self.encoding {
             Encoding::Blocks(ty) if storage != Storage::Dense => {

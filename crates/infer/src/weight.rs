@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use crate::dot::{FewRows, widened};
+use crate::dot::FewRows;
+use crate::many_rows::ManyRows;
 use crate::quantised::QuantisedMatrix;
 
 /// Rows of activations up to which [`FewRows`] is used: it is faster than a general product there.
@@ -17,6 +18,9 @@ const FEW: usize = 8;
 pub enum Weight {
     /// Numbers of the type of the arithmetic.
     Dense(Tensor),
+    /// Numbers of 16 bits in an arithmetic of f32, on the CPU: they are widened as they are read, and
+    /// give the bits that they would give in f32.
+    Narrow(Tensor),
     /// Blocks of small integers with scales.
     Quantised(QuantisedMatrix),
 }
@@ -27,15 +31,10 @@ impl Weight {
         match self {
             Self::Dense(matrix) if matches!(matrix.device(), Device::Cpu) => {
                 // Sums are f32 whatever the type is, and the result is rounded.
-                let x = x.to_dtype(DType::F32)?;
-                let product = if x.dims()[0] <= FEW {
-                    x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)?
-                } else {
-                    x.matmul(&widened(matrix)?.t()?)?
-                };
-                product.to_dtype(matrix.dtype())
+                product(&x.to_dtype(DType::F32)?, matrix)?.to_dtype(matrix.dtype())
             }
             Self::Dense(matrix) => x.matmul(&matrix.t()?),
+            Self::Narrow(matrix) => product(x, matrix),
             Self::Quantised(matrix) => matrix.forward(x),
         }
     }
@@ -44,6 +43,7 @@ impl Weight {
     pub fn rows(&self, indices: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(matrix) => matrix.index_select(indices, 0),
+            Self::Narrow(matrix) => matrix.index_select(indices, 0)?.to_dtype(DType::F32),
             Self::Quantised(matrix) => matrix.rows(indices),
         }
     }
@@ -52,9 +52,22 @@ impl Weight {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Dense(matrix) => (matrix.elem_count() * matrix.dtype().size_in_bytes()) as u64,
+            Self::Dense(matrix) | Self::Narrow(matrix) => {
+                (matrix.elem_count() * matrix.dtype().size_in_bytes()) as u64
+            }
             Self::Quantised(matrix) => matrix.bytes(),
         }
+    }
+}
+
+/// `x · Wᵀ` on the CPU: x of f32, W of any type, and sums of f32.
+fn product(x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
+    if x.dims()[0] <= FEW {
+        x.contiguous()?.apply_op2_no_bwd(matrix, &FewRows)
+    } else if matrix.dtype() == DType::F32 {
+        x.matmul(&matrix.t()?)
+    } else {
+        x.contiguous()?.apply_op2_no_bwd(matrix, &ManyRows)
     }
 }
 

@@ -13,6 +13,8 @@ mod invariances;
 mod references;
 #[path = "parity/smollm2.rs"]
 mod smollm2;
+#[path = "parity/stored_in_16_bits.rs"]
+mod stored_in_16_bits;
 #[path = "parity/tiny_mistral.rs"]
 mod tiny_mistral;
 #[path = "parity/unbuilt.rs"]
