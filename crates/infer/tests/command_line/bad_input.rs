@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::gguf::TinyGguf;
+use testkit::gguf::{self, TinyGguf};
 use testkit::{ConfigForm, Dtype, Family, Tensor, TinyModel, raw, weights};
 
 use crate::infer::{infer, tiny};
@@ -36,6 +36,25 @@ fn an_unknown_architecture() {
     refused(dir.path(), &["config.json is of the architecture granite, which is not run", hint]);
     let dir = with(Family::Llama, "architectures", json!(["LlamaForSequenceClassification"]));
     refused(dir.path(), &["LlamaForSequenceClassification", hint]);
+}
+
+/// What can be built and not run is not among what is run.
+#[test]
+fn an_unknown_architecture_of_a_gguf_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tiny.gguf");
+    let mut file = TinyGguf::default().file();
+    file.set("general.architecture", gguf::Value::text("mamba"));
+    file.write(&path);
+    let path = path.to_str().unwrap();
+    for plan in [&[][..], &["--layers", "0..n"]] {
+        let said = infer(&[&["logits", path, "--ids", "3,4"], plan].concat());
+        let said = said.refused(&[
+            "tiny.gguf is of the architecture mamba, which is not run",
+            "hint: the decoder runs LlamaForCausalLM, MistralForCausalLM",
+        ]);
+        assert!(!said.stderr.contains("gemma"), "{said:#?}");
+    }
 }
 
 #[test]
@@ -81,7 +100,7 @@ fn missing_extra_and_misshapen_tensors() {
     change(&|tensors| tensors.retain(|(name, _)| !name.contains("2.self_attn.q_proj")));
     refused(
         dir.path(),
-        &["`model.layers.2.self_attn.q_proj.weight` is missing in", ", as are 1 more", "hint: "],
+        &["`model.layers.2.self_attn.q_proj.weight` is missing in", ", as is 1 more", "hint: "],
     );
     change(&|tensors| tensors.retain(|(name, _)| name != "lm_head.weight"));
     refused(dir.path(), &["`lm_head.weight` is missing", "\"tie_word_embeddings\": true"]);
