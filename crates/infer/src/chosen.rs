@@ -2,11 +2,11 @@
 
 use infer::chat_template::Message;
 use infer::device;
-use infer::open::{Opened, Place, Spec, Wanted};
+use infer::open::{self, Opened, Place, Spec, Wanted};
 use infer::tokenizer::Tokenizer;
 use infer::{Error, Model, Result};
 
-use crate::cli::{ChatArgs, RunArgs};
+use crate::cli::{ChatArgs, RecipeArgs, RunArgs};
 use crate::input::Input;
 use crate::terminal::{self, Terminal};
 
@@ -20,10 +20,30 @@ pub(crate) fn outline(model: &str, args: &RunArgs, terminal: &Terminal) -> Resul
     find(model, args, Wanted::Outline, terminal)
 }
 
+/// A model with what stands in place of its keys if it is a recipe.
+pub(crate) fn spec(model: &str, args: &RecipeArgs) -> Spec {
+    let (base, models) = (args.base.clone(), args.models.clone());
+    Spec { base, models, ..Spec::new(model) }
+}
+
+/// Refuses what stands in place of a recipe's keys where no MODEL is one.
+pub(crate) fn refuse_stray(models: &[&str], args: &RecipeArgs) -> Result<()> {
+    let (option, found) = match (&args.base, args.models.first()) {
+        (Some(base), _) => ("--base", base.clone()),
+        (None, Some((name, model))) => ("--model", format!("{name}={model}")),
+        (None, None) => return Ok(()),
+    };
+    if models.iter().any(|model| open::is_recipe(model)) {
+        return Ok(());
+    }
+    let expected = "a recipe (.toml) for MODEL, in place of whose key it stands";
+    Err(Error::OptionValue { option, found, expected })
+}
+
 fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
-    let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };
+    let spec = Spec { layers: args.layers.clone(), ..spec(model, &args.recipe) };
     let mut opened = Opened::find(&spec, wanted, &progress.watch())?;
     opened.quantize = args.quantize();
     terminal.clear();

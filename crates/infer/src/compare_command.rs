@@ -71,6 +71,7 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     let other_run = RunArgs {
         // A plan on the command line is MODEL's; OTHER may be a recipe.
         layers: None,
+        recipe: args.run.recipe.clone(),
         quantize: None,
         dtype: args.other_dtype.unwrap_or(args.run.dtype),
         device: args.other_device.unwrap_or(args.run.device),

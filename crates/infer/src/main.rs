@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use infer::generate::{self, Request, Step, Stop};
-use infer::open::{Opened, Spec, Wanted};
+use infer::open::{Opened, Wanted};
 use infer::score::{self, Text};
 use infer::tokenizer::Tokenizer;
 use infer::windows::Rule;
@@ -57,6 +57,9 @@ fn main() -> ExitCode {
 /// Runs a command, and returns whether its answer is yes; an error comes with what could not be done
 /// because of it.
 fn run(command: &Command, terminal: &Terminal) -> Result<bool, (String, Error)> {
+    let (models, recipe) = command.models();
+    chosen::refuse_stray(&models, recipe)
+        .map_err(|e| (format!("cannot run {}", models.join(" and ")), e))?;
     match command {
         Command::Compare(args) => {
             let what = |e| (format!("cannot compare {} and {}", args.model, args.other), e);
@@ -246,7 +249,8 @@ fn rule(args: &ScoreArgs, positions: usize) -> Result<Rule> {
 
 fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.json);
-    let opened = Opened::find(&Spec::new(&args.model), Wanted::Outline, &progress.watch())?;
+    let spec = chosen::spec(&args.model, &args.recipe);
+    let opened = Opened::find(&spec, Wanted::Outline, &progress.watch())?;
     terminal.clear();
     let tokenizer = opened.tokenizer()?;
     let input = Input::prompt(args.text.as_ref(), &args.ids)?;
