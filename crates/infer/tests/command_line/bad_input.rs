@@ -85,6 +85,11 @@ fn a_setting_that_is_not_run() {
     check("head_dim", 5.into(), &["`head_dim`", "an even number"]);
     check("hidden_size", json!("16"), &["`hidden_size`", "is \"16\", expected a whole number"]);
     check("vocab_size", json!(null), &["`vocab_size`", "is null, expected a whole number"]);
+    // Said before there is a list with an entry for each.
+    for layers in [0_u64, 4_000_000_000] {
+        let expected = format!("is {layers}, expected a whole number from 1 to 65,536");
+        check("num_hidden_layers", layers.into(), &["`num_hidden_layers` in", &expected]);
+    }
     check("layer_types", json!(["full_attention"]), &["`layer_types`", "an entry for each layer"]);
 }
 
