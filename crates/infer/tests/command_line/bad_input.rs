@@ -76,6 +76,11 @@ fn a_setting_that_is_not_run() {
     );
     check("rope_scaling", json!({ "type": "su" }), &["`rope_scaling.type`", "\"su\""]);
     check("rope_scaling", json!({ "type": "linear" }), &["`rope_scaling.factor`", "is absent"]);
+    check(
+        "rope_scaling",
+        json!({ "factor": 4.0 }),
+        &["`rope_scaling.rope_type`", "is absent, expected a name", "\"default\" for no scaling"],
+    );
     let by_layer = json!({ "full_attention": { "rope_type": "default" } });
     check("rope_parameters", by_layer, &["`rope_parameters.full_attention`"]);
     check("partial_rotary_factor", 0.5.into(), &["`partial_rotary_factor`", "0.5"]);
