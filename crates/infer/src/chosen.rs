@@ -2,6 +2,7 @@
 
 use infer::chat_template::Message;
 use infer::device;
+use infer::error::one_line;
 use infer::open::{self, Opened, Place, Spec, Wanted};
 use infer::tokenizer::Tokenizer;
 use infer::{Error, Model, Result};
@@ -82,17 +83,44 @@ pub(crate) fn told(args: &RunArgs, notes: &[String]) {
     }
 }
 
+/// The tokenizer of a model; tells what a user should hear of it.
+pub(crate) fn tokenizer(opened: &Opened, quiet: bool) -> Result<Tokenizer> {
+    let tokenizer = opened.tokenizer()?;
+    if !quiet {
+        terminal::notes(tokenizer.notes());
+    }
+    Ok(tokenizer)
+}
+
+/// The same where tokens may be given by number: without a tokenizer that can be read, these go on
+/// without their pieces.
+pub(crate) fn tokenizer_for(
+    input: &Input,
+    opened: &Opened,
+    quiet: bool,
+) -> Result<Option<Tokenizer>> {
+    match (tokenizer(opened, quiet), input) {
+        (Ok(tokenizer), _) => Ok(Some(tokenizer)),
+        (Err(error), Input::Text(_)) => Err(error),
+        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => Ok(None),
+        (Err(error), Input::Ids(_)) => {
+            if !quiet {
+                let why = one_line(&error);
+                terminal::notes(&[format!("tokens have numbers only, and no text: {why}")]);
+            }
+            Ok(None)
+        }
+    }
+}
+
 /// A prompt's tokens, and the tokenizer: without one, tokens must be given.
 pub(crate) fn prompt(
     opened: &Opened,
     input: Input,
     chat: &ChatArgs,
+    quiet: bool,
 ) -> Result<(Option<Tokenizer>, Vec<u32>)> {
-    let tokenizer = match (opened.tokenizer(), &input) {
-        (Ok(tokenizer), _) => Some(tokenizer),
-        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => None,
-        (Err(error), _) => return Err(error),
-    };
+    let tokenizer = tokenizer_for(&input, opened, quiet)?;
     let ids = input.ids(|text| match &tokenizer {
         Some(tokenizer) => encode(opened, tokenizer, text, chat),
         None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),

@@ -207,6 +207,15 @@ fn a_tokenizer_that_is_missing_broken_or_anothers() {
             "hint: take the tokenizer files",
         ]);
     }
+    // Tokens by number need none of it.
+    let note = "note: tokens have numbers only, and no text: ";
+    for command in ["logits", "generate", "score", "tokens"] {
+        let said = infer(&[command, model, "--ids", "3,4"]).done();
+        assert!(said.stderr.contains(note) && said.stderr.contains("\"foreign\""), "{said:#?}");
+    }
+    let said = infer(&["tokens", model, "--ids", "3,4", "--json"]).done().json();
+    assert_eq!(said, json!({ "ids": [3, 4], "pieces": [null, null] }));
+    infer(&["generate", model, "--ids", "3,4", "--stop", "x"]).refused(&["\"foreign\""]);
     std::fs::write(&file, "{").unwrap();
     infer(&["generate", model, "depth"]).refused(&["tokenizer.json is not read as a tokenizer"]);
     std::fs::remove_file(&file).unwrap();

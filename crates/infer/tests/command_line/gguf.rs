@@ -37,6 +37,20 @@ fn without_a_tokenizer_tokens_come_by_number() {
 }
 
 #[test]
+fn nor_need_they_one_that_is_not_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let extra_keys = vec![("tokenizer.ggml.model", Value::text("rwkv"))];
+    let file = written(dir.path(), &TinyGguf { extra_keys, ..TinyGguf::default() });
+    infer(&["logits", &file, "ab"]).refused(&["tiny.gguf cannot be translated", "rwkv"]);
+    for command in ["logits", "generate", "score", "tokens"] {
+        let said = infer(&[command, &file, "--ids", "3,4"]).done();
+        assert!(said.stderr.contains("note: tokens have numbers only"), "{said:#?}");
+        let quiet = infer(&[command, &file, "--ids", "3,4", "--quiet"]);
+        assert!(command == "tokens" || quiet.done().stderr.is_empty());
+    }
+}
+
+#[test]
 fn quantising_says_what_becomes_of_rows_that_do_not_fit() {
     let logits = |more: &[&str]| {
         let mut args = vec!["logits", "MODEL", "--ids", "1,2,3", "--top", "1"];
