@@ -137,9 +137,20 @@ fn a_sentencepiece_model_is_a_tokenizer() {
         dir
     };
     let alone = folder(&["tokenizer.model"]);
-    // Without tokenizer.json only the config says that BOS is added.
-    let config = json!({ "add_bos_token": true, "bos_token": "<s>", "eos_token": "</s>" });
-    std::fs::write(alone.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let missing = "note: tokenizer.json is missing; the tokenizer is that of tokenizer.model";
+    let open =
+        "note: BOS is put before a text, which `add_bos_token` of tokenizer_config.json leaves";
+    let said = infer(&["tokens", alone.path().to_str().unwrap(), "In the", "--json"]).done();
+    assert_eq!(said.json()["pieces"][0], "<s>");
+    assert!(said.stderr.contains(missing) && said.stderr.contains(open), "{said:#?}");
+    for (add_bos, first) in [(true, "<s>"), (false, "▁In")] {
+        let config = json!({ "add_bos_token": add_bos, "bos_token": "<s>", "eos_token": "</s>" });
+        std::fs::write(alone.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let said = infer(&["tokens", alone.path().to_str().unwrap(), "In the", "--json"]).done();
+        assert!(said.json()["pieces"][0].as_str().unwrap().starts_with(&first[..3]), "{said:#?}");
+        assert!(said.stderr.contains(missing) && !said.stderr.contains(open), "{said:#?}");
+    }
+    std::fs::remove_file(alone.path().join("tokenizer_config.json")).unwrap();
     let json = folder(&["tokenizer.json", "tokenizer_config.json"]);
     for text in ["In the beginning", " two  spaces ", "é 한국어 🙂\n\ttab"] {
         let tokens = |dir: &Path| infer(&["tokens", dir.to_str().unwrap(), text, "--json"]).done();
