@@ -113,6 +113,13 @@ pub enum Error {
         encoding: Encoding,
     },
 
+    /// A matrix of numbers that no scale stands for.
+    #[error("`{tensor}` cannot be quantised: not all of its numbers are finite")]
+    QuantizeNotFinite {
+        /// The tensor.
+        tensor: String,
+    },
+
     /// A matrix that cannot be quantised.
     #[error("`{tensor}` cannot be quantised")]
     Quantize {
