@@ -1,6 +1,7 @@
 //! Everything that can keep a model from running.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use checkpoint::Encoding;
@@ -221,6 +222,15 @@ pub enum Error {
     /// Nothing to begin with.
     #[error("the prompt is empty: there is no token to begin with")]
     EmptyPrompt,
+
+    /// A stretch of layers that the model does not have.
+    #[error("there are no layers {}..{}: the model has {num_layers}", range.start, range.end)]
+    NoSuchLayers {
+        /// The stretch.
+        range: Range<usize>,
+        /// How many layers the model has.
+        num_layers: usize,
+    },
 
     /// More tokens than the model has positions.
     #[error("{needed} tokens are more than the {available} positions that the model has")]

@@ -102,8 +102,11 @@ impl Model {
         self.forward_batch(&mut [Sequence { tokens, cache }])
     }
 
-    /// As [`Model::forward`] for several sequences of any lengths; their rows follow each other.
+    /// As [`Model::forward`] for several sequences of any lengths from 1 on; their rows follow each other.
     pub fn forward_batch(&self, sequences: &mut [Sequence]) -> Result<Tensor> {
+        if sequences.iter().any(|sequence| sequence.tokens.is_empty()) {
+            return Err(Error::EmptyPrompt);
+        }
         let tokens: Vec<u32> =
             sequences.iter().flat_map(|sequence| sequence.tokens).copied().collect();
         let hidden = self.embed(&tokens)?;
@@ -128,14 +131,14 @@ impl Model {
     }
 
     /// Runs `hidden`, (n, `hidden_size`), through a stretch of layers; positions follow those that
-    /// `cache` holds for its first layer.
+    /// `cache` holds for its first layer. After an error the cache holds what it held.
     pub fn forward_layers(
         &self,
         layers: Range<usize>,
         hidden: Tensor,
         cache: &mut KvCache,
     ) -> Result<Tensor> {
-        let num_tokens = hidden.dims()[0];
+        let (num_tokens, _) = hidden.dims2()?;
         self.run(layers, hidden, &mut [Rows { num_tokens, cache }])
     }
 
@@ -188,12 +191,19 @@ impl Model {
     }
 
     fn run(&self, layers: Range<usize>, hidden: Tensor, rows: &mut [Rows]) -> Result<Tensor> {
-        let before: Vec<usize> =
-            rows.iter().map(|rows| rows.cache.layer_len(layers.start)).collect();
-        let ran = on_pool(|| self.run_layers(layers, hidden, rows));
+        let num_layers = self.layers.len();
+        if layers.start > layers.end || layers.end > num_layers {
+            return Err(Error::NoSuchLayers { range: layers, num_layers });
+        }
+        if layers.is_empty() {
+            return Ok(hidden);
+        }
+        let before: Vec<Vec<usize>> =
+            rows.iter().map(|rows| rows.cache.lens(layers.clone())).collect();
+        let ran = on_pool(|| self.run_layers(layers.clone(), hidden, rows));
         if ran.is_err() {
-            for (rows, &len) in rows.iter_mut().zip(&before) {
-                rows.cache.truncate(len);
+            for (rows, lens) in rows.iter_mut().zip(&before) {
+                rows.cache.take_back(layers.clone(), lens);
             }
         }
         ran.map_err(|error| self.devices.explained(error))
