@@ -12,6 +12,7 @@ use crate::device::Devices;
 use crate::error::{Error, Result};
 use crate::feed_forward::FeedForward;
 use crate::layer::{Attention, Layer, Rows, Turns};
+use crate::placement::PIECE;
 use crate::progress::{Unit, Watch};
 use crate::source::WeightSource;
 use crate::weight::{Linear, Weight};
@@ -177,17 +178,26 @@ impl Model {
             Ok(is_finite(&x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
         };
         let mut cache = self.cache(tokens.len())?;
-        let mut hidden = self.embed(tokens)?;
-        if !finite(&hidden)? {
-            return Ok("the embedding".to_owned());
-        }
-        for layer in 0..self.layers.len() {
-            hidden = self.forward_layers(layer..layer + 1, hidden, &mut cache)?;
+        // Later tokens may be to blame in an earlier layer, and need no layer behind it.
+        let mut end = self.layers.len();
+        for piece in tokens.chunks(PIECE) {
+            let mut hidden = self.embed(piece)?;
             if !finite(&hidden)? {
-                return Ok(format!("layer {layer}"));
+                return Ok("the embedding".to_owned());
+            }
+            for layer in 0..end {
+                hidden = self.forward_layers(layer..layer + 1, hidden, &mut cache)?;
+                if !finite(&hidden)? {
+                    end = layer;
+                    break;
+                }
             }
         }
-        Ok("the final norm or the head".to_owned())
+        Ok(if end < self.layers.len() {
+            format!("layer {end}")
+        } else {
+            "the final norm or the head".to_owned()
+        })
     }
 
     fn run(&self, layers: Range<usize>, hidden: Tensor, rows: &mut [Rows]) -> Result<Tensor> {

@@ -192,6 +192,23 @@ fn numbers_that_are_not_finite_are_named_with_the_layer_that_made_them() {
     check("lm_head.weight", "the final norm or the head");
 }
 
+/// The blame is found piece by piece, as the prompt was run.
+#[test]
+fn a_token_far_behind_the_first_piece_is_found() {
+    let model = TinyModel { dtype: Dtype::F32, ..TinyModel::of(Family::Mistral) };
+    let dir = written(&model);
+    let mut tensors = model.tensors();
+    // The last token's row, which only the last of 600 positions takes.
+    let (name, embedding) = &mut tensors[0];
+    assert_eq!(name, "model.embed_tokens.weight");
+    let at = embedding.bytes.len() - 4;
+    embedding.bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+    weights::write(dir.path(), &tensors, None);
+    let ids = format!("{}39", "3,".repeat(599));
+    infer(&["logits", dir.path().to_str().unwrap(), "--ids", &ids])
+        .refused(&["the logits are not finite: the embedding is the first"]);
+}
+
 #[test]
 fn a_tokenizer_that_is_missing_broken_or_anothers() {
     let dir = written(&TinyModel::of(Family::Llama));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use testkit::{Family, TinyModel, raw};
+use testkit::{Dtype, Family, TinyModel, raw, weights};
 
 use crate::infer::{Said, data, infer, tiny};
 
@@ -164,3 +164,25 @@ fn memory_is_told_without_loading() {
     assert!(lines.starts_with("32 layers of width 128, 2048 tokens, 1024 positions\n"), "{lines}");
     assert!(lines.contains("it fits"), "{lines}");
 }
+
+#[test]
+fn bench_says_that_logits_are_not_finite() {
+    let model = TinyModel { dtype: Dtype::F32, ..TinyModel::of(Family::Llama) };
+    let dir = tempfile::tempdir().unwrap();
+    model.write(dir.path());
+    let bench = || {
+        let few = ["--prompts", "4", "--contexts", "4", "--batches", "1", "--steps", "1"];
+        let args = ["bench", dir.path().to_str().unwrap(), "--repeats", "1", "--json"];
+        infer(&[&args[..], &few].concat()).done()
+    };
+    let sound = bench();
+    assert_eq!((sound.json()["is_finite"].clone(), sound.stderr.as_str()), (true.into(), ""));
+    let mut tensors = model.tensors();
+    let (_, norm) = tensors.iter_mut().find(|(name, _)| name == "model.norm.weight").unwrap();
+    norm.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    weights::write(dir.path(), &tensors, None);
+    let broken = bench();
+    assert_eq!(broken.json()["is_finite"], false);
+    assert!(broken.stderr.contains("note: the logits are not finite"), "{broken:#?}");
+}
+
