@@ -4,6 +4,7 @@ use infer::chat_template::Message;
 use infer::device;
 use infer::error::one_line;
 use infer::open::{self, Opened, Place, Spec, Wanted};
+use infer::placement::{GpuLayers, Plan};
 use infer::tokenizer::Tokenizer;
 use infer::{Error, Model, Result};
 
@@ -65,6 +66,7 @@ pub(crate) fn load(
     if plan.memory.gpu.is_some() && !args.quiet {
         terminal::to_stderr(&plan.table());
     }
+    tell_of_gpu_layers(args, &plan);
     if args.device == Place::Auto {
         let notes = device::why_no_gpu().map(|reason| format!("{reason}; the cpu is used"));
         told(args, &notes.into_iter().collect::<Vec<_>>());
@@ -74,6 +76,16 @@ pub(crate) fn load(
     terminal.clear();
     told(args, model.notes());
     Ok(model)
+}
+
+/// Tells that a number of layers for the GPU counts for nothing where `plan` has none.
+pub(crate) fn tell_of_gpu_layers(args: &RunArgs, plan: &Plan) {
+    if let GpuLayers::Count(count @ 1..) = args.gpu_layers
+        && plan.memory.gpu.is_none()
+    {
+        let note = format!("--gpu-layers {count} is not heeded: all layers are on the cpu");
+        told(args, &[note]);
+    }
 }
 
 /// Tells, unless told to be quiet.

@@ -26,6 +26,7 @@ pub(crate) fn run(args: &InspectArgs, terminal: &Terminal) -> Result<()> {
     let positions = opened.config.max_position_embeddings;
     let context = args.context.unwrap_or(positions).min(positions);
     let placed = opened.plan(args.run.placing(), context * args.batch)?;
+    chosen::tell_of_gpu_layers(&args.run, &placed);
     if placed.memory.gpu.is_some() {
         return print(&if args.json { placed_json(&placed) } else { placed.table() });
     }

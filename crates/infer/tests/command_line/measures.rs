@@ -186,3 +186,21 @@ fn bench_says_that_logits_are_not_finite() {
     assert!(broken.stderr.contains("note: the logits are not finite"), "{broken:#?}");
 }
 
+/// What is asked of a GPU, and there is none.
+#[test]
+fn layers_for_a_gpu_that_is_not_used_are_a_note() {
+    let dir = tiny_model(Family::Llama);
+    let model = dir.path().to_str().unwrap();
+    let note = "note: --gpu-layers 2 is not heeded: all layers are on the cpu\n";
+    for command in ["logits", "inspect"] {
+        let run = |more: &[&str]| {
+            let ids = ["--ids", "3,4"];
+            let ids = if command == "logits" { &ids[..] } else { &[] };
+            infer(&[&[command, model, "--device", "cpu"], ids, more].concat()).done().stderr
+        };
+        assert_eq!(run(&["--gpu-layers", "2"]), note, "{command}");
+        assert_eq!(run(&["--gpu-layers", "2", "--quiet"]), "");
+        assert_eq!(run(&["--gpu-layers", "0"]), "");
+        assert_eq!(run(&["--gpu-layers", "auto"]), "");
+    }
+}
