@@ -313,24 +313,33 @@ impl Opened {
     /// Errors are those of a device that is not there, and of layers that do not fit it.
     pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
         let device = placing.place.device()?;
-        let element_bytes = self.dtype(placing.arithmetic, &device).size_in_bytes();
-        let weight_bytes = |name: &str, shape: &[usize]| {
-            self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
-        };
         let shared = self.blueprint().map(shared).unwrap_or_default();
         let same_as = |name: &str| shared.get(name).copied();
-        let needs = Needs::of(&self.config, positions, element_bytes, &weight_bytes, &same_as);
+        let needs = |device: &Device| {
+            let element_bytes = self.dtype(placing.arithmetic, device).size_in_bytes();
+            let weight_bytes = |name: &str, shape: &[usize]| {
+                self.weight_bytes(name, shape, placing.arithmetic, element_bytes)
+            };
+            Needs::of(&self.config, positions, element_bytes, &weight_bytes, &same_as)
+        };
         let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
         let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
-        placement::plan(&needs, &memory, placing.gpu_layers)
+        let plan = placement::plan(&needs(&device), &memory, placing.gpu_layers)?;
+        if device.is_cpu() || plan.head_on_gpu() {
+            return Ok(plan);
+        }
+        // All of it is the processor's, in the type that the processor computes in.
+        let on_cpu = placement::plan(&needs(&Device::Cpu), &memory, GpuLayers::Count(0))?;
+        Ok(Plan { advice: plan.advice, ..on_cpu })
     }
 
     /// Loads its weights, which must have been wanted, as `plan` has it.
     pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
         let device = placing.place.device()?;
-        let dtype = self.dtype(placing.arithmetic, &device);
-        let storage = self.storage(placing.arithmetic);
         let (devices, config) = (Devices::of(plan, &device), self.config.clone());
+        // The head is on the GPU if anything is.
+        let dtype = self.dtype(placing.arithmetic, &devices.head);
+        let storage = self.storage(placing.arithmetic);
         match &self.files {
             Files::Built { checkpoint, outline: None } => {
                 let source = MappedWeights::open(Arc::clone(checkpoint), dtype)?.stored(storage);
