@@ -14,6 +14,7 @@
 //! - [`hub`]: a model laid out as the hub's cache does
 //! - [`http`]: requests and answers on a socket
 //! - [`hub_server`]: a hub on this machine, with faults on command
+//! - [`mod@skipped`]: a test whose data are not there
 //! - [`disk`]: a small disk, to be filled up
 //! - [`splice`]: what a plan's new tensors should be, layer by layer
 //! - [`gguf`]: GGUF files, and [`TinyGguf`](gguf::TinyGguf), a model in one
@@ -29,6 +30,7 @@ pub mod model;
 pub mod published;
 pub mod raw;
 pub mod side_files;
+pub mod skipped;
 pub mod splice;
 pub mod survey;
 pub mod tensor;
@@ -39,5 +41,6 @@ pub use family::Family;
 pub use hub_server::{Fault, HubServer};
 pub use model::{ConfigForm, TinyModel};
 pub use safetensors::Dtype;
+pub use skipped::skipped;
 pub use survey::Survey;
 pub use tensor::{Tensor, Tensors};

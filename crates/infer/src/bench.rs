@@ -78,13 +78,22 @@ impl Row {
     }
 }
 
+/// What was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The measurements.
+    pub rows: Vec<Row>,
+    /// Whether the logits behind prompts were finite, as those of a sound model are.
+    pub is_finite: bool,
+}
+
 /// Measures `model`, whose memory is `footprint`; lengths that it has no positions for are cut.
 pub fn bench(
     model: &Model,
     footprint: &Footprint,
     settings: &Settings,
     watch: &Watch,
-) -> Result<Vec<Row>> {
+) -> Result<Measured> {
     let positions = model.config().max_position_embeddings;
     let room = positions.saturating_sub(settings.num_steps);
     let prompts = at_most(&settings.prompts, positions);
@@ -98,14 +107,16 @@ pub fn bench(
             * settings.repeats;
     watch.begin("measuring", total as u64, Unit::Tokens);
     // The first tokens also pay for what is made once.
-    filled(model, 1, watch)?;
+    let (_, mut is_finite) = filled(model, 1, watch)?;
     let mut rows = Vec::new();
     for n in prompts {
         let time = median(settings.repeats, || {
             let begin = Instant::now();
-            filled(model, n, watch)?;
+            let (_, finite) = filled(model, n, watch)?;
+            let time = begin.elapsed();
+            is_finite &= finite;
             watch.done(n as u64);
-            Ok(begin.elapsed())
+            Ok(time)
         })?;
         let read_bytes = None;
         rows.push(Row {
@@ -118,7 +129,8 @@ pub fn bench(
         });
     }
     for (context, batch) in decodings {
-        let cache = filled(model, context, watch)?;
+        let (cache, finite) = filled(model, context, watch)?;
+        is_finite &= finite;
         let time = median(settings.repeats, || {
             let time = decode(model, &cache, batch, settings.num_steps, watch)?;
             watch.done((batch * settings.num_steps) as u64);
@@ -135,7 +147,7 @@ pub fn bench(
             read_bytes: Some(weights + batch as u64 * cached.sum::<u64>()),
         });
     }
-    Ok(rows)
+    Ok(Measured { rows, is_finite })
 }
 
 /// The lengths, cut to what there is room for, each once; 0 is none.
@@ -145,8 +157,8 @@ fn at_most(lengths: &[usize], room: usize) -> Vec<usize> {
     cut
 }
 
-/// Runs a prompt of `n` tokens, as far as the logits behind it.
-fn filled(model: &Model, n: usize, watch: &Watch) -> Result<KvCache> {
+/// Runs a prompt of `n` tokens, as far as the logits behind it; says whether these are finite.
+fn filled(model: &Model, n: usize, watch: &Watch) -> Result<(KvCache, bool)> {
     let mut cache = model.cache(n.max(1))?;
     let tokens: Vec<u32> = (0..n).map(|i| token(model, i)).collect();
     let mut last = None;
@@ -155,11 +167,12 @@ fn filled(model: &Model, n: usize, watch: &Watch) -> Result<KvCache> {
         let hidden = model.forward(piece, &mut cache)?;
         last = Some(hidden.narrow(0, piece.len() - 1, 1)?);
     }
-    if let Some(last) = last {
-        // Numbers that arrive here say that the device is done.
-        model.logits(&last)?.flatten_all()?.to_vec1::<f32>()?;
-    }
-    Ok(cache)
+    // Numbers that arrive here say that the device is done.
+    let logits = match last {
+        Some(last) => model.logits(&last)?.flatten_all()?.to_vec1::<f32>()?,
+        None => Vec::new(),
+    };
+    Ok((cache, logits.iter().all(|logit| logit.is_finite())))
 }
 
 /// The time of `num_steps` steps of `batch` sequences behind what `cache` holds.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use infer::bench::{self, Row, Settings};
+use infer::bench::{self, Measured, Row, Settings};
 use infer::footprint::Footprint;
 use infer::{Model, Result, bandwidth, load, open};
 use serde_json::{Value, json};
@@ -32,13 +32,17 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
         repeats: args.repeats,
     };
     let progress = terminal.progress(args.run.quiet);
-    let rows = bench::bench(&loaded.model, &loaded.footprint, &settings, &progress.watch());
+    let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &progress.watch());
     terminal.clear();
-    let rows = rows?;
+    let measured = measured?;
+    if !measured.is_finite {
+        let note = "the logits are not finite: `infer logits` names what makes such numbers";
+        chosen::told(&args.run, &[note.to_owned()]);
+    }
     if args.json {
-        print(&format!("{:#}\n", to_json(args, &loaded, bandwidth, &rows)))
+        print(&format!("{:#}\n", to_json(args, &loaded, bandwidth, &measured)))
     } else {
-        print(&text(args, &loaded, bandwidth, &rows))
+        print(&text(args, &loaded, bandwidth, &measured.rows))
     }
 }
 
@@ -105,7 +109,12 @@ fn text(args: &BenchArgs, loaded: &Loaded, bandwidth: Option<f64>, rows: &[Row])
     text
 }
 
-fn to_json(args: &BenchArgs, loaded: &Loaded, bandwidth: Option<f64>, rows: &[Row]) -> Value {
+fn to_json(
+    args: &BenchArgs,
+    loaded: &Loaded,
+    bandwidth: Option<f64>,
+    measured: &Measured,
+) -> Value {
     let row = |row: &Row| {
         json!({
             "what": row.what.word(),
@@ -126,6 +135,7 @@ fn to_json(args: &BenchArgs, loaded: &Loaded, bandwidth: Option<f64>, rows: &[Ro
         "weight_bytes": loaded.footprint.weight_bytes(),
         "step_bytes": loaded.model.step_bytes(),
         "load_seconds": loaded.time.as_secs_f64(),
-        "rows": rows.iter().map(row).collect::<Vec<_>>(),
+        "is_finite": measured.is_finite,
+        "rows": measured.rows.iter().map(row).collect::<Vec<_>>(),
     })
 }

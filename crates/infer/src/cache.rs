@@ -1,5 +1,7 @@
 //! The keys and values of the tokens that a sequence has so far.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::config::DecoderConfig;
@@ -85,6 +87,18 @@ impl KvCache {
     /// How many positions layer number `layer` holds.
     pub(crate) fn layer_len(&self, layer: usize) -> usize {
         self.layers[layer].len
+    }
+
+    /// How many positions each of some layers holds.
+    pub(crate) fn lens(&self, layers: Range<usize>) -> Vec<usize> {
+        self.layers[layers].iter().map(|layer| layer.len).collect()
+    }
+
+    /// Takes some layers back to what [`KvCache::lens`] was.
+    pub(crate) fn take_back(&mut self, layers: Range<usize>, lens: &[usize]) {
+        for (layer, &len) in self.layers[layers].iter_mut().zip(lens) {
+            layer.len = len;
+        }
     }
 }
 

@@ -36,7 +36,7 @@ const HELP: &str = "\
 /// Runs a conversation to the end of its input.
 pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
     let opened = chosen::open(&args.model, &args.run, terminal)?;
-    let tokenizer = opened.tokenizer()?;
+    let tokenizer = chosen::tokenizer(&opened, args.run.quiet)?;
     let template = opened.chat_template()?;
     let defaults = opened.generation_config()?;
     let positions = opened.config.max_position_embeddings;

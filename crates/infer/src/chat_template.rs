@@ -110,7 +110,7 @@ impl ChatTemplate {
 
     /// The chat as one text; with `add_generation_prompt` up to where the assistant begins.
     ///
-    /// The error is the template's own word, or where it went wrong.
+    /// The error is the template's own word, or where it went wrong, or that nothing came of messages.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let message = |message: &Message| {
             let (role, content) = (message.role.as_str(), message.content.as_str());
@@ -128,7 +128,12 @@ impl ChatTemplate {
         let variables = Value::from_pairs(variables);
         let template = self.environment.get_template(jinja::NAME);
         let rendered = template.and_then(|template| template.render(variables));
-        rendered.map_err(|error| Error::TemplateFailed { reason: reason(&error) })
+        let text = rendered.map_err(|error| Error::TemplateFailed { reason: reason(&error) })?;
+        if text.trim().is_empty() && !messages.is_empty() {
+            let reason = "it writes nothing of what was said".to_owned();
+            return Err(Error::TemplateFailed { reason });
+        }
+        Ok(text)
     }
 }
 

@@ -2,11 +2,13 @@
 
 use infer::chat_template::Message;
 use infer::device::{self, Place};
-use infer::open::{Opened, Spec, Wanted};
+use infer::error::one_line;
+use infer::open::{self, Opened, Spec, Wanted};
+use infer::placement::{GpuLayers, Plan};
 use infer::tokenizer::Tokenizer;
 use infer::{Error, Model, Result};
 
-use crate::cli::{ChatArgs, RunArgs};
+use crate::cli::{ChatArgs, RecipeArgs, RunArgs};
 use crate::input::Input;
 use crate::terminal::{self, Terminal};
 
@@ -20,10 +22,30 @@ pub(crate) fn outline(model: &str, args: &RunArgs, terminal: &Terminal) -> Resul
     find(model, args, Wanted::Outline, terminal)
 }
 
+/// A model with what stands in place of its keys if it is a recipe.
+pub(crate) fn spec(model: &str, args: &RecipeArgs) -> Spec {
+    let (base, models) = (args.base.clone(), args.models.clone());
+    Spec { base, models, ..Spec::new(model) }
+}
+
+/// Refuses what stands in place of a recipe's keys where no MODEL is one.
+pub(crate) fn refuse_stray(models: &[&str], args: &RecipeArgs) -> Result<()> {
+    let (option, found) = match (&args.base, args.models.first()) {
+        (Some(base), _) => ("--base", base.clone()),
+        (None, Some((name, model))) => ("--model", format!("{name}={model}")),
+        (None, None) => return Ok(()),
+    };
+    if models.iter().any(|model| open::is_recipe(model)) {
+        return Ok(());
+    }
+    let expected = "a recipe (.toml) for MODEL, in place of whose key it stands";
+    Err(Error::OptionValue { option, found, expected })
+}
+
 fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
-    let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };
+    let spec = Spec { layers: args.layers.clone(), ..spec(model, &args.recipe) };
     let mut opened = Opened::find(&spec, wanted, &progress.watch())?;
     opened.quantize = args.quantize();
     terminal.clear();
@@ -44,6 +66,7 @@ pub(crate) fn load(
     if plan.gpu.is_some() && !args.quiet {
         terminal::to_stderr(&plan.table());
     }
+    tell_of_gpu_layers(args, &plan);
     if args.device == Place::Auto {
         let notes = device::why_no_gpu().map(|reason| format!("{reason}; the cpu is used"));
         told(args, &notes.into_iter().collect::<Vec<_>>());
@@ -55,10 +78,50 @@ pub(crate) fn load(
     Ok(model)
 }
 
+/// Tells that a number of layers for the GPU counts for nothing where `plan` has none.
+pub(crate) fn tell_of_gpu_layers(args: &RunArgs, plan: &Plan) {
+    if let GpuLayers::Count(count @ 1..) = args.gpu_layers
+        && plan.gpu.is_none()
+    {
+        let note = format!("--gpu-layers {count} is not heeded: all layers are on the cpu");
+        told(args, &[note]);
+    }
+}
+
 /// Tells, unless told to be quiet.
 pub(crate) fn told(args: &RunArgs, notes: &[String]) {
     if !args.quiet {
         terminal::notes(notes);
+    }
+}
+
+/// The tokenizer of a model; tells what a user should hear of it.
+pub(crate) fn tokenizer(opened: &Opened, quiet: bool) -> Result<Tokenizer> {
+    let tokenizer = opened.tokenizer()?;
+    if !quiet {
+        terminal::notes(tokenizer.notes());
+    }
+    Ok(tokenizer)
+}
+
+/// The same where tokens may be given by number: without a tokenizer that can be read, these go on
+/// without their pieces.
+pub(crate) fn tokenizer_for(
+    input: &Input,
+    opened: &Opened,
+    quiet: bool,
+) -> Result<Option<Tokenizer>> {
+    match (tokenizer(opened, quiet), input) {
+        (Ok(tokenizer), _) => Ok(Some(tokenizer)),
+        (Err(error), Input::Text(_)) => Err(error),
+        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => Ok(None),
+        (Err(error), Input::Ids(_)) => {
+            if !quiet {
+                let why = one_line(&error);
+                terminal::notes(&[format!("tokens have numbers only, and no text: {why}")]);
+            }
+            Ok(None)
+        }
     }
 }
 
@@ -67,12 +130,9 @@ pub(crate) fn prompt(
     opened: &Opened,
     input: Input,
     chat: &ChatArgs,
+    quiet: bool,
 ) -> Result<(Option<Tokenizer>, Vec<u32>)> {
-    let tokenizer = match (opened.tokenizer(), &input) {
-        (Ok(tokenizer), _) => Some(tokenizer),
-        (Err(Error::NoTokenizer { .. }), Input::Ids(_)) => None,
-        (Err(error), _) => return Err(error),
-    };
+    let tokenizer = tokenizer_for(&input, opened, quiet)?;
     let ids = input.ids(|text| match &tokenizer {
         Some(tokenizer) => encode(opened, tokenizer, text, chat),
         None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),

@@ -17,6 +17,7 @@ Examples:
   infer chat ./SOLAR-10.7B-Instruct-v1.0
   infer score ./base ./deeper --text book.txt --max-tokens 4096
   infer score ./SmolLM2-135M --layers 'dus(8)' --text book.txt
+  infer logits configs/solar-10.7b.toml --base ./Mistral-7B-v0.1 'The capital of France is'
   infer compare ./deeper ./base --text book.txt --tolerance 1e-3
   infer bench ./SmolLM2-135M
   infer inspect ./SmolLM2-135M --context 2048
@@ -52,9 +53,49 @@ pub(crate) enum Command {
     Tokens(TokensArgs),
 }
 
+/// What stands in place of a recipe's keys.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RecipeArgs {
+    /// The model whose layers are copied, in place of the recipe's
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
+    /// One of several models of a recipe, by its name in the plan
+    #[arg(long = "model", id = "named_model", value_name = "NAME=MODEL", value_parser = named_model)]
+    pub(crate) models: Vec<(String, String)>,
+}
+
+fn named_model(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, model)) if dus::plan::is_model_name(name) && !model.is_empty() => {
+            Ok((name.to_owned(), model.to_owned()))
+        }
+        _ => Err("expected NAME=MODEL, with letters, digits and _ in the name".to_owned()),
+    }
+}
+
+impl Command {
+    /// Each MODEL, and what stands in place of the keys of those that are recipes.
+    pub(crate) fn models(&self) -> (Vec<&str>, &RecipeArgs) {
+        match self {
+            Self::Generate(args) => (vec![&args.model], &args.run.recipe),
+            Self::Chat(args) => (vec![&args.model], &args.run.recipe),
+            Self::Score(args) => {
+                (args.models.iter().map(String::as_str).collect(), &args.run.recipe)
+            }
+            Self::Compare(args) => (vec![&args.model, &args.other], &args.run.recipe),
+            Self::Bench(args) => (vec![&args.model], &args.run.recipe),
+            Self::Inspect(args) => (vec![&args.model], &args.run.recipe),
+            Self::Logits(args) => (vec![&args.model], &args.run.recipe),
+            Self::Tokens(args) => (vec![&args.model], &args.recipe),
+        }
+    }
+}
+
 /// How a model is run.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
     /// Run the model through a layer plan that is never built, such as 'dus(8)'; in place of the
     /// recipe's if MODEL is one
     #[arg(long, value_name = "PLAN", allow_hyphen_values = true)]
@@ -293,6 +334,8 @@ pub(crate) struct TokensArgs {
     /// The text; without it and --ids, stdin up to its last line end
     #[arg(conflicts_with = "ids")]
     pub(crate) text: Option<String>,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
     #[command(flatten)]
     pub(crate) ids: IdsArgs,
     #[command(flatten)]

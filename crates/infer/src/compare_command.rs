@@ -71,6 +71,7 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     let other_run = RunArgs {
         // A plan on the command line is MODEL's; OTHER may be a recipe.
         layers: None,
+        recipe: args.run.recipe.clone(),
         quantize: None,
         dtype: args.other_dtype.unwrap_or(args.run.dtype),
         device: args.other_device.unwrap_or(args.run.device),
@@ -78,7 +79,12 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
         quiet: args.run.quiet,
     };
     let other = chosen::open(&args.other, &other_run, terminal)?;
-    let encode = |text: &str| Ok(opened.tokenizer()?.encode(text)?.ids);
+    let is_text = args.ids.ids.is_none();
+    let tokenizer = is_text.then(|| chosen::tokenizer(&opened, args.run.quiet)).transpose()?;
+    let encode = |text: &str| match &tokenizer {
+        Some(tokenizer) => Ok(tokenizer.encode(text)?.ids),
+        None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
+    };
     let mut samples = if args.text.is_some() || args.ids.ids.is_some() {
         vec![Input::file(args.text.as_ref(), &args.ids)?.ids(encode)?]
     } else if args.prompt.is_empty() {

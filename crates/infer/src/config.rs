@@ -78,7 +78,7 @@ impl DecoderConfig {
         let max_position_embeddings = keys.count("max_position_embeddings")?;
         let max_position_embeddings =
             max_position_embeddings.unwrap_or(family.max_position_embeddings);
-        let num_hidden_layers = keys.required_count("num_hidden_layers")?;
+        let num_hidden_layers = keys.layers("num_hidden_layers")?;
         Ok(Self {
             vocab_size: keys.required_count("vocab_size")?,
             hidden_size,

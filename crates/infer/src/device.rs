@@ -1,6 +1,6 @@
 //! Devices: which there are, what memory they have free, and which of a model's parts go where.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{DType, Device, DeviceLocation};
 
@@ -27,7 +27,7 @@ impl Place {
     pub fn device(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => Ok(open_cuda(0).unwrap_or(Device::Cpu)),
+            Self::Auto => Ok(auto().clone().unwrap_or(Device::Cpu)),
             Self::Cuda(number) => open_cuda(number),
             Self::Metal if !candle_core::utils::metal_is_available() => Err(missing("metal")),
             Self::Metal => Device::new_metal(0).map_err(|error| Error::NoDevice {
@@ -41,8 +41,23 @@ impl Place {
 /// Why [`Place::Auto`] is the processor, where a GPU could be used.
 #[must_use]
 pub fn why_no_gpu() -> Option<String> {
-    let failed = || open_cuda(0).err().map(|error| error.to_string());
-    candle_core::utils::cuda_is_available().then(failed).flatten()
+    let reason = auto().as_ref().err().cloned();
+    reason.filter(|_| candle_core::utils::cuda_is_available())
+}
+
+/// The first GPU that answers, or why the first does not; asked once, so that all parts of a model
+/// get the same.
+fn auto() -> &'static Result<Device, String> {
+    static FIRST: OnceLock<Result<Device, String>> = OnceLock::new();
+    FIRST.get_or_init(|| {
+        let count = cuda::count().unwrap_or(0);
+        first(count, |number| open_cuda(number).map_err(|error| error.to_string()))
+    })
+}
+
+/// What the first of `count` numbers that can be opened is, or else the error of number 0.
+fn first<T, E>(count: usize, open: impl Fn(usize) -> Result<T, E>) -> Result<T, E> {
+    open(0).or_else(|error| (1..count).find_map(|number| open(number).ok()).ok_or(error))
 }
 
 fn missing(device: &str) -> Error {
@@ -164,6 +179,18 @@ mod libraries;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_gpu_that_answers_is_taken() {
+        let open = |answers: &'static [usize]| {
+            move |number: usize| answers.contains(&number).then_some(number).ok_or(number)
+        };
+        assert_eq!(first(3, open(&[0, 1, 2])), Ok(0));
+        assert_eq!(first(3, open(&[1, 2])), Ok(1));
+        assert_eq!(first(3, open(&[2])), Ok(2));
+        assert_eq!(first(3, open(&[])), Err(0));
+        assert_eq!(first(0, open(&[2])), Err(0));
+    }
 
     #[test]
     fn a_gpu_computes_in_the_type_that_is_stored() {

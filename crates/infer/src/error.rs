@@ -1,9 +1,11 @@
 //! Everything that can keep a model from running.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use checkpoint::Encoding;
+use checkpoint::gguf::GgufError;
 
 /// A `Result` whose error is this crate's.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,11 +16,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A model's files are wrong.
     #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
+    Checkpoint(checkpoint::Error),
 
     /// A model was not found, or its plan cannot be followed.
     #[error(transparent)]
-    Plan(#[from] dus::Error),
+    Plan(dus::Error),
 
     /// The operating system refused.
     #[error("{} cannot be {doing}", path.display())]
@@ -110,6 +112,13 @@ pub enum Error {
         tensor: String,
         /// How it is stored.
         encoding: Encoding,
+    },
+
+    /// A matrix of numbers that no scale stands for.
+    #[error("`{tensor}` cannot be quantised: not all of its numbers are finite")]
+    QuantizeNotFinite {
+        /// The tensor.
+        tensor: String,
     },
 
     /// A matrix that cannot be quantised.
@@ -214,6 +223,15 @@ pub enum Error {
     #[error("the prompt is empty: there is no token to begin with")]
     EmptyPrompt,
 
+    /// A stretch of layers that the model does not have.
+    #[error("there are no layers {}..{}: the model has {num_layers}", range.start, range.end)]
+    NoSuchLayers {
+        /// The stretch.
+        range: Range<usize>,
+        /// How many layers the model has.
+        num_layers: usize,
+    },
+
     /// More tokens than the model has positions.
     #[error("{needed} tokens are more than the {available} positions that the model has")]
     TooManyTokens {
@@ -288,15 +306,6 @@ pub enum Error {
         what: String,
     },
 
-    /// A form of model that is not run yet.
-    #[error("{} is {what}, which infer does not run yet", path.display())]
-    NotYet {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-
     /// A device that is not there.
     #[error("there is no device {device}: {reason}")]
     NoDevice {
@@ -335,6 +344,27 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("stopped")]
     Cancelled,
+}
+
+impl From<checkpoint::Error> for Error {
+    /// The error; that of a GGUF file which no crate here knows is that of any model which is not run.
+    fn from(error: checkpoint::Error) -> Self {
+        match error {
+            checkpoint::Error::Gguf { path, source: GgufError::Architecture { found, .. } } => {
+                Self::UnknownArchitecture { config: path, found }
+            }
+            error => Self::Checkpoint(error),
+        }
+    }
+}
+
+impl From<dus::Error> for Error {
+    fn from(error: dus::Error) -> Self {
+        match error {
+            dus::Error::Checkpoint(error) => error.into(),
+            error => Self::Plan(error),
+        }
+    }
 }
 
 impl Error {
@@ -383,7 +413,11 @@ fn is_gguf(path: &std::path::Path) -> bool {
 }
 
 fn and_more(more: usize) -> String {
-    if more == 0 { String::new() } else { format!(", as are {more} more") }
+    match more {
+        0 => String::new(),
+        1 => ", as is 1 more".to_owned(),
+        _ => format!(", as are {more} more"),
+    }
 }
 
 /// Bytes in GiB, or in MiB below a tenth of one.

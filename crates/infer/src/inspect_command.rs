@@ -16,6 +16,7 @@ pub(crate) fn run(args: &InspectArgs, terminal: &Terminal) -> Result<()> {
     let positions = opened.config.max_position_embeddings;
     let context = args.context.unwrap_or(positions).min(positions);
     let plan = opened.plan(args.run.placing(), context * args.batch)?;
+    chosen::tell_of_gpu_layers(&args.run, &plan);
     let asked = Asked { config: &opened.config, context, batch: args.batch };
     if args.json { print(&format!("{:#}\n", asked.json(&plan))) } else { print(&asked.text(&plan)) }
 }

@@ -33,6 +33,14 @@ impl<'a> Keys<'a> {
         Ok(count.map(|n| n as usize))
     }
 
+    /// A count of layers that must be there, small enough for lists with an entry for each.
+    pub(crate) fn layers(&self, key: &str) -> Result<usize> {
+        const EXPECTED: &str = "a whole number from 1 to 65,536";
+        let is_count = |value: &Value| value.as_u64().filter(|n| (1..=1 << 16).contains(n));
+        let layers = self.read(key, EXPECTED, is_count)?;
+        layers.map(|n| n as usize).ok_or_else(|| self.wrong(key, EXPECTED))
+    }
+
     /// A count that must be there.
     pub(crate) fn required_count(&self, key: &str) -> Result<usize> {
         self.count(key)?.ok_or_else(|| self.wrong(key, "a whole number above 0"))

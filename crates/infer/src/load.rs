@@ -70,15 +70,16 @@ impl Arithmetic {
 impl Opened {
     /// What it takes in memory; `positions` are those of all sequences that are to run at once.
     pub fn footprint(&self, placing: Placing, positions: usize) -> Result<Footprint> {
-        let device = placing.place.device()?;
-        let dtype = self.dtype(placing.arithmetic, &device);
-        let element_bytes = dtype.size_in_bytes();
-        let weight_bytes = |name: &str, shape: &[usize]| {
-            self.weight_bytes(name, shape, placing.arithmetic, dtype, &device)
-        };
+        Ok(self.footprint_on(&placing.place.device()?, placing.arithmetic, positions))
+    }
+
+    fn footprint_on(&self, device: &Device, arithmetic: Arithmetic, positions: usize) -> Footprint {
+        let dtype = self.dtype(arithmetic, device);
+        let weight_bytes =
+            |name: &str, shape: &[usize]| self.weight_bytes(name, shape, arithmetic, dtype, device);
         let shared = self.blueprint().map(shared).unwrap_or_default();
         let same_as = |name: &str| shared.get(name).copied();
-        Ok(Footprint::new(&self.config, positions, element_bytes, &weight_bytes, &same_as))
+        Footprint::new(&self.config, positions, dtype.size_in_bytes(), &weight_bytes, &same_as)
     }
 
     /// The bytes that a tensor takes in memory, beside arithmetic of type `dtype` on `device`.
@@ -105,18 +106,25 @@ impl Opened {
     /// Errors are those of a device that is not there, and of layers that do not fit it.
     pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
         let device = placing.place.device()?;
-        let footprint = self.footprint(placing, positions)?;
+        let footprint = |device: &Device| self.footprint_on(device, placing.arithmetic, positions);
         let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
         let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
-        placement::plan(&footprint, &memory, placing.gpu_layers)
+        let plan = placement::plan(&footprint(&device), &memory, placing.gpu_layers)?;
+        if device.is_cpu() || plan.head_on_gpu() {
+            return Ok(plan);
+        }
+        // All of it is the processor's, in the type that the processor computes in.
+        let on_cpu = placement::plan(&footprint(&Device::Cpu), &memory, GpuLayers::Count(0))?;
+        Ok(Plan { advice: plan.advice, ..on_cpu })
     }
 
     /// Loads its weights, which must have been wanted, as `plan` has it.
     pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
         let device = placing.place.device()?;
-        let dtype = self.dtype(placing.arithmetic, &device);
-        let storage = self.storage(placing.arithmetic);
         let (devices, config) = (Devices::of(plan, &device), self.config.clone());
+        // The head is on the GPU if anything is.
+        let dtype = self.dtype(placing.arithmetic, &devices.head);
+        let storage = self.storage(placing.arithmetic);
         match &self.files {
             Files::Built { checkpoint, outline: None } => {
                 let source = MappedWeights::open(Arc::clone(checkpoint), dtype)?.stored(storage);

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use infer::generate::{self, Request, Step, Stop};
-use infer::open::{Opened, Spec, Wanted};
+use infer::open::{Opened, Wanted};
 use infer::score::{self, Text};
 use infer::tokenizer::Tokenizer;
 use infer::windows::Rule;
@@ -57,6 +57,9 @@ fn main() -> ExitCode {
 /// Runs a command, and returns whether its answer is yes; an error comes with what could not be done
 /// because of it.
 fn run(command: &Command, terminal: &Terminal) -> Result<bool, (String, Error)> {
+    let (models, recipe) = command.models();
+    chosen::refuse_stray(&models, recipe)
+        .map_err(|e| (format!("cannot run {}", models.join(" and ")), e))?;
     match command {
         Command::Compare(args) => {
             let what = |e| (format!("cannot compare {} and {}", args.model, args.other), e);
@@ -85,7 +88,7 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = chosen::open(&args.model, &args.run, terminal)?;
     let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
-    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
+    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat, args.run.quiet)?;
     let model = chosen::load(&opened, &args.run, prompt.len(), terminal)?;
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
     let top = sampling::top(&logits, args.top);
@@ -100,9 +103,10 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = chosen::open(&args.model, &args.run, terminal)?;
     let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
-    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
+    let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat, args.run.quiet)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
-        return Err(Error::NoTokenizer { model: opened.path().to_owned() });
+        // Which is the error that there is.
+        opened.tokenizer()?;
     }
     let asked = input::Asked {
         sampling: &args.sampling,
@@ -200,12 +204,13 @@ fn score_one(
         Input::Ids(ids) => {
             let ids = ids.clone();
             // Without its text, a model's tokenizer still says what texts begin with.
-            let bos = opened.tokenizer().ok().and_then(|tokenizer| tokenizer.bos());
+            let tokenizer = chosen::tokenizer_for(input, &opened, args.run.quiet)?;
+            let bos = tokenizer.and_then(|tokenizer| tokenizer.bos());
             let bos = bos.filter(|bos| ids.first() == Some(bos));
             Text { ids, ends: None, bos }
         }
         Input::Text(text) => {
-            let tokenizer = opened.tokenizer()?;
+            let tokenizer = chosen::tokenizer(&opened, args.run.quiet)?;
             let encoded = tokenizer.encode(text)?;
             Text { ids: encoded.ids, ends: Some(encoded.ends), bos: tokenizer.bos() }
         }
@@ -246,15 +251,21 @@ fn rule(args: &ScoreArgs, positions: usize) -> Result<Rule> {
 
 fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.json);
-    let opened = Opened::find(&Spec::new(&args.model), Wanted::Outline, &progress.watch())?;
+    let spec = chosen::spec(&args.model, &args.recipe);
+    let opened = Opened::find(&spec, Wanted::Outline, &progress.watch())?;
     terminal.clear();
-    let tokenizer = opened.tokenizer()?;
     let input = Input::prompt(args.text.as_ref(), &args.ids)?;
-    let ids = input.ids(|text| chosen::encode(&opened, &tokenizer, text, &args.chat))?;
+    let tokenizer = chosen::tokenizer_for(&input, &opened, false)?;
+    let ids = input.ids(|text| match &tokenizer {
+        Some(tokenizer) => chosen::encode(&opened, tokenizer, text, &args.chat),
+        None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
+    })?;
+    let tokenizer = tokenizer.as_ref();
     if args.json {
-        let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id)).collect();
+        let piece = |&id: &u32| tokenizer.and_then(|tokenizer| tokenizer.piece(id));
+        let pieces: Vec<_> = ids.iter().map(piece).collect();
         return print(&format!("{:#}\n", json!({ "ids": ids, "pieces": pieces })));
     }
-    let line = |&id: &u32| format!("{id:>7}  {}\n", report::piece(Some(&tokenizer), id));
+    let line = |&id: &u32| format!("{id:>7}  {}\n", report::piece(tokenizer, id));
     print(&ids.iter().map(line).collect::<String>())
 }

@@ -11,6 +11,7 @@ use crate::config::DecoderConfig;
 use crate::device::Devices;
 use crate::error::{Error, Result};
 use crate::feed_forward::FeedForward;
+use crate::footprint::PIECE;
 use crate::layer::{Attention, Layer, Rows, Turns};
 use crate::progress::{Unit, Watch};
 use crate::source::WeightSource;
@@ -102,8 +103,11 @@ impl Model {
         self.forward_batch(&mut [Sequence { tokens, cache }])
     }
 
-    /// As [`Model::forward`] for several sequences of any lengths; their rows follow each other.
+    /// As [`Model::forward`] for several sequences of any lengths from 1 on; their rows follow each other.
     pub fn forward_batch(&self, sequences: &mut [Sequence]) -> Result<Tensor> {
+        if sequences.iter().any(|sequence| sequence.tokens.is_empty()) {
+            return Err(Error::EmptyPrompt);
+        }
         let tokens: Vec<u32> =
             sequences.iter().flat_map(|sequence| sequence.tokens).copied().collect();
         let hidden = self.embed(&tokens)?;
@@ -128,14 +132,14 @@ impl Model {
     }
 
     /// Runs `hidden`, (n, `hidden_size`), through a stretch of layers; positions follow those that
-    /// `cache` holds for its first layer.
+    /// `cache` holds for its first layer. After an error the cache holds what it held.
     pub fn forward_layers(
         &self,
         layers: Range<usize>,
         hidden: Tensor,
         cache: &mut KvCache,
     ) -> Result<Tensor> {
-        let num_tokens = hidden.dims()[0];
+        let (num_tokens, _) = hidden.dims2()?;
         self.run(layers, hidden, &mut [Rows { num_tokens, cache }])
     }
 
@@ -174,26 +178,42 @@ impl Model {
             Ok(is_finite(&x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
         };
         let mut cache = self.cache(tokens.len())?;
-        let mut hidden = self.embed(tokens)?;
-        if !finite(&hidden)? {
-            return Ok("the embedding".to_owned());
-        }
-        for layer in 0..self.layers.len() {
-            hidden = self.forward_layers(layer..layer + 1, hidden, &mut cache)?;
+        // Later tokens may be to blame in an earlier layer, and need no layer behind it.
+        let mut end = self.layers.len();
+        for piece in tokens.chunks(PIECE) {
+            let mut hidden = self.embed(piece)?;
             if !finite(&hidden)? {
-                return Ok(format!("layer {layer}"));
+                return Ok("the embedding".to_owned());
+            }
+            for layer in 0..end {
+                hidden = self.forward_layers(layer..layer + 1, hidden, &mut cache)?;
+                if !finite(&hidden)? {
+                    end = layer;
+                    break;
+                }
             }
         }
-        Ok("the final norm or the head".to_owned())
+        Ok(if end < self.layers.len() {
+            format!("layer {end}")
+        } else {
+            "the final norm or the head".to_owned()
+        })
     }
 
     fn run(&self, layers: Range<usize>, hidden: Tensor, rows: &mut [Rows]) -> Result<Tensor> {
-        let before: Vec<usize> =
-            rows.iter().map(|rows| rows.cache.layer_len(layers.start)).collect();
-        let ran = on_pool(|| self.run_layers(layers, hidden, rows));
+        let num_layers = self.layers.len();
+        if layers.start > layers.end || layers.end > num_layers {
+            return Err(Error::NoSuchLayers { range: layers, num_layers });
+        }
+        if layers.is_empty() {
+            return Ok(hidden);
+        }
+        let before: Vec<Vec<usize>> =
+            rows.iter().map(|rows| rows.cache.lens(layers.clone())).collect();
+        let ran = on_pool(|| self.run_layers(layers.clone(), hidden, rows));
         if ran.is_err() {
-            for (rows, &len) in rows.iter_mut().zip(&before) {
-                rows.cache.truncate(len);
+            for (rows, lens) in rows.iter_mut().zip(&before) {
+                rows.cache.take_back(layers.clone(), lens);
             }
         }
         ran.map_err(|error| self.devices.explained(error))

@@ -32,13 +32,17 @@ pub struct Spec {
     pub model: String,
     /// A layer plan to run the model through, in place of the recipe's if it is one.
     pub layers: Option<String>,
+    /// The base of a recipe, in place of its own.
+    pub base: Option<String>,
+    /// Models of a recipe by their names in the plan, in place of its own.
+    pub models: Vec<(String, String)>,
 }
 
 impl Spec {
     /// A model as it is, or a recipe.
     #[must_use]
     pub fn new(model: &str) -> Self {
-        Self { model: model.to_owned(), layers: None }
+        Self { model: model.to_owned(), ..Self::default() }
     }
 }
 
@@ -170,15 +174,28 @@ pub fn config_alone(spec: &str) -> Result<DecoderConfig> {
 
 /// The recipe that a model is run by, if it is one or a plan is given.
 fn recipe(spec: &Spec) -> Result<Option<Recipe>> {
-    let path = Path::new(&spec.model);
-    let is_recipe = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("toml"));
-    let draft = match (is_recipe && path.is_file(), &spec.layers) {
+    let layers = spec.layers.clone();
+    let (draft, flags) = match (is_recipe(&spec.model), &layers) {
         (false, None) => return Ok(None),
-        (true, _) => Draft::read(path)?,
-        (false, Some(_)) => Draft { base: Some(here(&spec.model)), ..Draft::default() },
+        (false, Some(_)) => {
+            let draft = Draft { base: Some(here(&spec.model)), ..Draft::default() };
+            (draft, Draft { layers, ..Draft::default() })
+        }
+        (true, _) => {
+            let base = spec.base.as_deref().map(here);
+            let models = spec.models.iter().map(|(name, model)| (name.clone(), here(model)));
+            let flags = Draft { base, models: models.collect(), layers, ..Draft::default() };
+            (Draft::read(Path::new(&spec.model))?, flags)
+        }
     };
-    let flags = Draft { layers: spec.layers.clone(), ..Draft::default() };
     Ok(Some(draft.replaced_by(flags).finish()?))
+}
+
+/// Whether a model that is named so is a recipe, which is run unbuilt.
+#[must_use]
+pub fn is_recipe(model: &str) -> bool {
+    let path = Path::new(model);
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("toml")) && path.is_file()
 }
 
 /// A model that was named on the command line.

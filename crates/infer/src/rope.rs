@@ -201,7 +201,19 @@ impl Scaling {
         let (key, name) = match (keys.text("rope_type")?, keys.text("type")?) {
             (Some(name), _) => ("rope_type", name),
             (None, Some(name)) => ("type", name),
-            (None, None) => return Ok(Self::Default),
+            (None, None) => {
+                // transformers warns, and leaves the frequencies as they are: a model that was trained
+                // with others would read long prompts wrongly.
+                let is_of_all = |key: &str| ["rope_theta", "partial_rotary_factor"].contains(&key);
+                let says = |key: &&str| !is_of_all(key) && keys.value(key).is_some();
+                return match keys.object.keys().find(says) {
+                    None => Ok(Self::Default),
+                    Some(_) => Err(keys.wrong(
+                        "rope_type",
+                        "a name, as settings stand beside it: such as \"linear\", or \"default\" for no scaling",
+                    )),
+                };
+            }
         };
         let factor = || match keys.positive("factor")? {
             Some(factor) => Ok(factor),

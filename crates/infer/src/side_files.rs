@@ -25,7 +25,10 @@ impl Opened {
             },
         };
         match files.files.iter().find(|(name, _)| *name == "tokenizer.json") {
-            Some((_, text)) => Tokenizer::parse(text.as_bytes(), path, vocab_size),
+            Some((_, text)) => {
+                let tokenizer = Tokenizer::parse(text.as_bytes(), path, vocab_size)?;
+                Ok(tokenizer.noted(&files.notes))
+            }
             None => Err(Error::NoTokenizer { model: path }),
         }
     }

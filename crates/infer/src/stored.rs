@@ -201,7 +201,10 @@ impl Stored<'_> {
     pub(crate) fn matrix(&self, storage: Storage, dtype: DType, device: &Device) -> Result<Weight> {
         if let Some(ty) = storage.quantises(self.encoding, self.shape) {
             let numbers = self.tensor(DType::F32, &Device::Cpu)?;
-            let (shape, numbers) = (numbers.dims2()?, numbers.flatten_all()?.to_vec1()?);
+            let (shape, numbers) = (numbers.dims2()?, numbers.flatten_all()?.to_vec1::<f32>()?);
+            if !quantised::is_finite(&numbers) {
+                return Err(Error::QuantizeNotFinite { tensor: self.name.to_owned() });
+            }
             let blocks = quantised::encode(&numbers, shape, ty)
                 .map_err(|source| Error::Quantize { tensor: self.name.to_owned(), source })?;
             return self.of_blocks(blocks, dtype, device);

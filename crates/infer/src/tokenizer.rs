@@ -12,6 +12,7 @@ const FILE: &str = "tokenizer.json";
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
+    notes: Vec<String>,
 }
 
 /// A text as tokens.
@@ -48,9 +49,22 @@ impl Tokenizer {
         let cut = inner.with_truncation(None);
         cut.map_err(|e| Error::Tokenizer { path: path.clone(), reason: e.to_string() })?;
         refuse_foreign(&inner, path, vocab_size)?;
-        let mut tokenizer = Self { inner, bos: None };
+        let mut tokenizer = Self { inner, bos: None, notes: Vec::new() };
         tokenizer.bos = tokenizer.added_first()?;
         Ok(tokenizer)
+    }
+
+    /// The same with what a user should hear of the files that it was made of.
+    #[must_use]
+    pub fn noted(mut self, notes: &[String]) -> Self {
+        self.notes = notes.to_vec();
+        self
+    }
+
+    /// What a user should hear of its files.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The tokens of `text`, with those that the tokenizer adds (BOS).

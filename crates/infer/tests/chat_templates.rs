@@ -133,6 +133,9 @@ fn a_template_that_fails_says_why() {
         &[("chat_template.jinja", "{% if %}")],
         "DIR/chat_template.jinja is not read as a chat template: unexpected end of block (line 1)",
     );
+    let nothing = "the chat template failed: it writes nothing of what was said";
+    check(&[("chat_template.jinja", "{% if messages[7] %}never{% endif %}\n")], nothing);
+    check(&[("tokenizer_config.json", r#"{ "chat_template": "" }"#)], nothing);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The program as a user meets it: commands, JSON, streams, exit codes, bad input.
 
 #![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
-#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 #[path = "command_line/bad_input.rs"]
 mod bad_input;

@@ -1,7 +1,6 @@
 //! The decoder beside transformers' numbers, in f32 on the CPU, and beside itself.
 
 #![expect(clippy::unwrap_used, reason = "clippy takes helpers of tests for code under test")]
-#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 #[path = "parity/families.rs"]
 mod families;

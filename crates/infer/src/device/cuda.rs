@@ -6,17 +6,23 @@ use candle_core::cuda_backend::cudarc::driver::CudaContext;
 use super::libraries;
 use crate::error::one_line;
 
-/// Opens a GPU, with one stream for all threads.
-///
-/// candle's own choice is a stream for each thread: products would wait for each other where they come
-/// from the threads of a pool.
-pub(super) fn open(number: usize) -> Result<Device, String> {
+/// How many GPUs there are.
+pub(super) fn count() -> Result<usize, String> {
     if let Some(library) = libraries::missing() {
         return Err(format!("{library} is not found: is NVIDIA's driver, and CUDA, installed?"));
     }
     let count = CudaContext::device_count()
         .map_err(|error| format!("NVIDIA's driver does not answer ({error})"))?;
-    if number >= usize::try_from(count).unwrap_or(0) {
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Opens a GPU, with one stream for all threads.
+///
+/// candle's own choice is a stream for each thread: products would wait for each other where they come
+/// from the threads of a pool.
+pub(super) fn open(number: usize) -> Result<Device, String> {
+    let count = count()?;
+    if number >= count {
         return Err(format!("this machine has {count} of NVIDIA's GPUs, numbered from 0"));
     }
     let device = Device::new_cuda_with_stream(number).map_err(|error| one_line(&error))?;

@@ -38,7 +38,12 @@ impl Quantize {
     }
 }
 
-/// Quantises `numbers`, (outputs, inputs), to blocks of `ty`; an error names no tensor.
+/// Whether all `numbers` are finite, as they must be to be quantised.
+pub(crate) fn is_finite(numbers: &[f32]) -> bool {
+    numbers.par_chunks(1 << 14).all(|numbers| numbers.iter().all(|x| x.is_finite()))
+}
+
+/// Quantises `numbers`, (outputs, inputs), all finite, to blocks of `ty`; an error names no tensor.
 pub(crate) fn encode(numbers: &[f32], shape: (usize, usize), ty: GgmlType) -> Result<Blocks> {
     /// Rows that a thread quantises at once.
     const ROWS: usize = 64;
@@ -46,9 +51,6 @@ pub(crate) fn encode(numbers: &[f32], shape: (usize, usize), ty: GgmlType) -> Re
     let mut bytes = vec![0; shape.0 * row_bytes];
     let pieces = bytes.par_chunks_mut(ROWS * row_bytes).zip(numbers.par_chunks(ROWS * shape.1));
     pieces.try_for_each(|(bytes, numbers)| {
-        if numbers.iter().any(|x| !x.is_finite()) {
-            candle_core::bail!("numbers that are not finite cannot be quantised")
-        }
         if ty == GgmlType::Q8_0 {
             // What overflows a scale is infinite, and is found in the logits.
             let _ = encode_q8_0(numbers, bytes);
@@ -57,7 +59,7 @@ pub(crate) fn encode(numbers: &[f32], shape: (usize, usize), ty: GgmlType) -> Re
                 Tensor::from_slice(numbers, (numbers.len() / shape.1, shape.1), &Device::Cpu)?;
             bytes.copy_from_slice(&QTensor::quantize(&rows, GgmlDType::Q4K)?.data()?);
         }
-        Ok(())
+        Result::Ok(())
     })?;
     Ok(Blocks::owned(ty, shape, bytes))
 }

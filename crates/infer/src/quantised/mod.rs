@@ -29,6 +29,6 @@ mod x86;
 
 pub(crate) use blocks::{Blocks, Bytes};
 pub use encode::Quantize;
-pub(crate) use encode::encode;
+pub(crate) use encode::{encode, is_finite};
 pub use matrix::QuantisedMatrix;
 pub(crate) use matrix::dequantised;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::gguf::TinyGguf;
+use testkit::gguf::{self, TinyGguf};
 use testkit::{ConfigForm, Dtype, Family, Tensor, TinyModel, raw, weights};
 
 use crate::infer::{infer, tiny};
@@ -38,6 +38,25 @@ fn an_unknown_architecture() {
     refused(dir.path(), &["LlamaForSequenceClassification", hint]);
 }
 
+/// What can be built and not run is not among what is run.
+#[test]
+fn an_unknown_architecture_of_a_gguf_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tiny.gguf");
+    let mut file = TinyGguf::default().file();
+    file.set("general.architecture", gguf::Value::text("mamba"));
+    file.write(&path);
+    let path = path.to_str().unwrap();
+    for plan in [&[][..], &["--layers", "0..n"]] {
+        let said = infer(&[&["logits", path, "--ids", "3,4"], plan].concat());
+        let said = said.refused(&[
+            "tiny.gguf is of the architecture mamba, which is not run",
+            "hint: the decoder runs LlamaForCausalLM, MistralForCausalLM",
+        ]);
+        assert!(!said.stderr.contains("gemma"), "{said:#?}");
+    }
+}
+
 #[test]
 fn a_setting_that_is_not_run() {
     #[track_caller]
@@ -57,6 +76,11 @@ fn a_setting_that_is_not_run() {
     );
     check("rope_scaling", json!({ "type": "su" }), &["`rope_scaling.type`", "\"su\""]);
     check("rope_scaling", json!({ "type": "linear" }), &["`rope_scaling.factor`", "is absent"]);
+    check(
+        "rope_scaling",
+        json!({ "factor": 4.0 }),
+        &["`rope_scaling.rope_type`", "is absent, expected a name", "\"default\" for no scaling"],
+    );
     let by_layer = json!({ "full_attention": { "rope_type": "default" } });
     check("rope_parameters", by_layer, &["`rope_parameters.full_attention`"]);
     check("partial_rotary_factor", 0.5.into(), &["`partial_rotary_factor`", "0.5"]);
@@ -66,6 +90,11 @@ fn a_setting_that_is_not_run() {
     check("head_dim", 5.into(), &["`head_dim`", "an even number"]);
     check("hidden_size", json!("16"), &["`hidden_size`", "is \"16\", expected a whole number"]);
     check("vocab_size", json!(null), &["`vocab_size`", "is null, expected a whole number"]);
+    // Said before there is a list with an entry for each.
+    for layers in [0_u64, 4_000_000_000] {
+        let expected = format!("is {layers}, expected a whole number from 1 to 65,536");
+        check("num_hidden_layers", layers.into(), &["`num_hidden_layers` in", &expected]);
+    }
     check("layer_types", json!(["full_attention"]), &["`layer_types`", "an entry for each layer"]);
 }
 
@@ -81,7 +110,7 @@ fn missing_extra_and_misshapen_tensors() {
     change(&|tensors| tensors.retain(|(name, _)| !name.contains("2.self_attn.q_proj")));
     refused(
         dir.path(),
-        &["`model.layers.2.self_attn.q_proj.weight` is missing in", ", as are 1 more", "hint: "],
+        &["`model.layers.2.self_attn.q_proj.weight` is missing in", ", as is 1 more", "hint: "],
     );
     change(&|tensors| tensors.retain(|(name, _)| name != "lm_head.weight"));
     refused(dir.path(), &["`lm_head.weight` is missing", "\"tie_word_embeddings\": true"]);
@@ -163,6 +192,23 @@ fn numbers_that_are_not_finite_are_named_with_the_layer_that_made_them() {
     check("lm_head.weight", "the final norm or the head");
 }
 
+/// The blame is found piece by piece, as the prompt was run.
+#[test]
+fn a_token_far_behind_the_first_piece_is_found() {
+    let model = TinyModel { dtype: Dtype::F32, ..TinyModel::of(Family::Mistral) };
+    let dir = written(&model);
+    let mut tensors = model.tensors();
+    // The last token's row, which only the last of 600 positions takes.
+    let (name, embedding) = &mut tensors[0];
+    assert_eq!(name, "model.embed_tokens.weight");
+    let at = embedding.bytes.len() - 4;
+    embedding.bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+    weights::write(dir.path(), &tensors, None);
+    let ids = format!("{}39", "3,".repeat(599));
+    infer(&["logits", dir.path().to_str().unwrap(), "--ids", &ids])
+        .refused(&["the logits are not finite: the embedding is the first"]);
+}
+
 #[test]
 fn a_tokenizer_that_is_missing_broken_or_anothers() {
     let dir = written(&TinyModel::of(Family::Llama));
@@ -178,6 +224,15 @@ fn a_tokenizer_that_is_missing_broken_or_anothers() {
             "hint: take the tokenizer files",
         ]);
     }
+    // Tokens by number need none of it.
+    let note = "note: tokens have numbers only, and no text: ";
+    for command in ["logits", "generate", "score", "tokens"] {
+        let said = infer(&[command, model, "--ids", "3,4"]).done();
+        assert!(said.stderr.contains(note) && said.stderr.contains("\"foreign\""), "{said:#?}");
+    }
+    let said = infer(&["tokens", model, "--ids", "3,4", "--json"]).done().json();
+    assert_eq!(said, json!({ "ids": [3, 4], "pieces": [null, null] }));
+    infer(&["generate", model, "--ids", "3,4", "--stop", "x"]).refused(&["\"foreign\""]);
     std::fs::write(&file, "{").unwrap();
     infer(&["generate", model, "depth"]).refused(&["tokenizer.json is not read as a tokenizer"]);
     std::fs::remove_file(&file).unwrap();

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
+use testkit::skipped;
 
 /// The tiny trained model.
 pub(crate) fn tiny() -> String {
@@ -20,7 +21,7 @@ pub(crate) fn data(file: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is not there; INFER_TEST_DATA names its folder", path.display());
+    skipped(&format!("{} is not there; INFER_TEST_DATA names its folder", path.display()));
     None
 }
 

@@ -84,6 +84,44 @@ fn plans_are_run_without_building_them() {
     said(&[&tiny(), "--layers", "mix(0.5*1, 0.5*2)"]).refused(&["mix"]);
 }
 
+/// A recipe of `configs/` names its base by hub id; what lies on this disk stands in its place.
+#[test]
+fn a_recipe_is_run_on_another_base() {
+    let solar = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/solar-10.7b.toml");
+    let ids = ["--ids", "1,1035,384", "--json"];
+    let run = |command: &str, args: &[&str]| infer(&[&[command], args, &ids].concat());
+    let dir = tempfile::tempdir().unwrap();
+    let on_tiny = dir.path().join("tiny.toml");
+    let text = std::fs::read_to_string(solar).unwrap();
+    std::fs::write(&on_tiny, text.replace("mistralai/Mistral-7B-v0.1", &tiny())).unwrap();
+    let expected = run("logits", &[on_tiny.to_str().unwrap()]).done().stdout;
+    assert_eq!(run("logits", &[solar, "--base", &tiny()]).done().stdout, expected);
+    run("logits", &[solar]).refused(&["mistralai/Mistral-7B-v0.1"]);
+    run("tokens", &[solar, "--base", &tiny()]).done();
+    infer(&["inspect", solar, "--base", &tiny()]).done();
+    let both = ["compare", &tiny(), solar, "--base", &tiny(), "--ids", "1,1035,384"];
+    infer(&both).done();
+    infer(&["score", &tiny(), solar, "--base", &tiny(), "--ids", "1,1035,384"]).done();
+
+    let recipe = dir.path().join("two.toml");
+    let text = "layers = 'x:0..24 + y:8..32'\n[models]\nx = 'owner/x'\ny = 'owner/y'\n";
+    std::fs::write(&recipe, text).unwrap();
+    let (x, y) = (format!("x={}", tiny()), format!("y={}", tiny()));
+    let two = [recipe.to_str().unwrap(), "--model", &x, "--model", &y];
+    let expected = run("logits", &[&tiny(), "--layers", "dus(8)"]).done().stdout;
+    assert_eq!(run("logits", &two).done().stdout, expected);
+    run("logits", &two[..3]).refused(&["owner/y"]);
+    run("logits", &[two[0], "--base", &tiny()]).refused(&["base", "models"]);
+
+    for stray in [["--base", &tiny()], ["--model", &x]] {
+        let expected = format!("{} is {}, expected a recipe (.toml)", stray[0], stray[1]);
+        for command in ["logits", "tokens"] {
+            run(command, &[&tiny(), stray[0], stray[1]]).refused(&[&expected]);
+        }
+    }
+    run("logits", &[solar, "--model", "x"]).refused(&["expected NAME=MODEL"]);
+}
+
 /// `tokenizer.model` alone gives the tokens that the `tokenizer.json` made of it gives.
 #[test]
 fn a_sentencepiece_model_is_a_tokenizer() {
@@ -99,9 +137,20 @@ fn a_sentencepiece_model_is_a_tokenizer() {
         dir
     };
     let alone = folder(&["tokenizer.model"]);
-    // Without tokenizer.json only the config says that BOS is added.
-    let config = json!({ "add_bos_token": true, "bos_token": "<s>", "eos_token": "</s>" });
-    std::fs::write(alone.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let missing = "note: tokenizer.json is missing; the tokenizer is that of tokenizer.model";
+    let open =
+        "note: BOS is put before a text, which `add_bos_token` of tokenizer_config.json leaves";
+    let said = infer(&["tokens", alone.path().to_str().unwrap(), "In the", "--json"]).done();
+    assert_eq!(said.json()["pieces"][0], "<s>");
+    assert!(said.stderr.contains(missing) && said.stderr.contains(open), "{said:#?}");
+    for (add_bos, first) in [(true, "<s>"), (false, "▁In")] {
+        let config = json!({ "add_bos_token": add_bos, "bos_token": "<s>", "eos_token": "</s>" });
+        std::fs::write(alone.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let said = infer(&["tokens", alone.path().to_str().unwrap(), "In the", "--json"]).done();
+        assert!(said.json()["pieces"][0].as_str().unwrap().starts_with(&first[..3]), "{said:#?}");
+        assert!(said.stderr.contains(missing) && !said.stderr.contains(open), "{said:#?}");
+    }
+    std::fs::remove_file(alone.path().join("tokenizer_config.json")).unwrap();
     let json = folder(&["tokenizer.json", "tokenizer_config.json"]);
     for text in ["In the beginning", " two  spaces ", "é 한국어 🙂\n\ttab"] {
         let tokens = |dir: &Path| infer(&["tokens", dir.to_str().unwrap(), text, "--json"]).done();

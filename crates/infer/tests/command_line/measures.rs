@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use testkit::{Family, TinyModel, raw};
+use testkit::{Dtype, Family, TinyModel, raw, weights};
 
 use crate::infer::{Said, data, infer, tiny};
 
@@ -190,4 +190,44 @@ fn layers_that_are_others_once_more_take_nothing() {
     assert_eq!(cache(unbuilt), cache(base) * 2 * 48 / 32);
     let lines = infer(&plan).done().stdout;
     assert!(lines.contains("each; 16 are others once more, and take nothing\n"), "{lines}");
+}
+
+#[test]
+fn bench_says_that_logits_are_not_finite() {
+    let model = TinyModel { dtype: Dtype::F32, ..TinyModel::of(Family::Llama) };
+    let dir = tempfile::tempdir().unwrap();
+    model.write(dir.path());
+    let bench = || {
+        let few = ["--prompts", "4", "--contexts", "4", "--batches", "1", "--steps", "1"];
+        let args = ["bench", dir.path().to_str().unwrap(), "--repeats", "1", "--json"];
+        infer(&[&args[..], &few].concat()).done()
+    };
+    let sound = bench();
+    assert_eq!((sound.json()["is_finite"].clone(), sound.stderr.as_str()), (true.into(), ""));
+    let mut tensors = model.tensors();
+    let (_, norm) = tensors.iter_mut().find(|(name, _)| name == "model.norm.weight").unwrap();
+    norm.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    weights::write(dir.path(), &tensors, None);
+    let broken = bench();
+    assert_eq!(broken.json()["is_finite"], false);
+    assert!(broken.stderr.contains("note: the logits are not finite"), "{broken:#?}");
+}
+
+/// What is asked of a GPU, and there is none.
+#[test]
+fn layers_for_a_gpu_that_is_not_used_are_a_note() {
+    let dir = tiny_model(Family::Llama);
+    let model = dir.path().to_str().unwrap();
+    let note = "note: --gpu-layers 2 is not heeded: all layers are on the cpu\n";
+    for command in ["logits", "inspect"] {
+        let run = |more: &[&str]| {
+            let ids = ["--ids", "3,4"];
+            let ids = if command == "logits" { &ids[..] } else { &[] };
+            infer(&[&[command, model, "--device", "cpu"], ids, more].concat()).done().stderr
+        };
+        assert_eq!(run(&["--gpu-layers", "2"]), note, "{command}");
+        assert_eq!(run(&["--gpu-layers", "2", "--quiet"]), "");
+        assert_eq!(run(&["--gpu-layers", "0"]), "");
+        assert_eq!(run(&["--gpu-layers", "auto"]), "");
+    }
 }

@@ -16,6 +16,7 @@ use infer::progress::Watch;
 use infer::quantised::Quantize;
 use infer::{Model, Sequence};
 use testkit::gguf::TinyGguf;
+use testkit::skipped;
 
 use crate::references::{all_logits, ids, logprobs, reference, row, smollm2};
 
@@ -187,7 +188,7 @@ fn smollm2_decoded_is_what_transformers_computes_and_its_folder() {
 fn smollm2_gguf(dir: &Path) -> Option<PathBuf> {
     let file = dir.parent()?.join("gguf/SmolLM2-135M-Instruct.Q4_1.gguf");
     if !file.exists() {
-        eprintln!("skipped: {} is not there", file.display());
+        skipped(&format!("{} is not there", file.display()));
         return None;
     }
     Some(file)

@@ -1,5 +1,6 @@
 //! The same tokens give the same logits, however they are handed over.
 
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -151,4 +152,37 @@ fn an_error_leaves_the_cache_as_it_was() {
     let error = model.forward(&[40], &mut cache).unwrap_err();
     assert_eq!(error.to_string(), "there is no token 40: the model has ids up to 39");
     assert_eq!(cache.len(), 8);
+
+    // The layers before a stretch that failed had run, and keep what they hold.
+    let hidden = model.embed(&tokens(3, 1)).unwrap();
+    let hidden = model.forward_layers(0..2, hidden, &mut cache).unwrap();
+    let narrow = hidden.narrow(1, 0, 8).unwrap();
+    model.forward_layers(2..4, narrow, &mut cache).unwrap_err();
+    let hidden = model.forward_layers(2..4, hidden, &mut cache).unwrap();
+    assert_eq!(cache.len(), 11);
+    let all = [tokens(8, 1), tokens(3, 1)].concat();
+    let expected = all_logits(&model, &all).narrow(0, 8, 3).unwrap();
+    assert_close(&model.logits(&hidden).unwrap(), &expected, "after an error");
+}
+
+#[test]
+fn what_is_not_there_is_an_error() {
+    let (_, model) = models().remove(0);
+    let mut caches = [model.cache(8).unwrap(), model.cache(8).unwrap()];
+    let [a, b] = &mut caches;
+    let four = tokens(4, 1);
+    let sequences = &mut [Sequence { tokens: &four, cache: a }, Sequence { tokens: &[], cache: b }];
+    let error = model.forward_batch(sequences).unwrap_err();
+    assert_eq!(error.to_string(), "the prompt is empty: there is no token to begin with");
+    assert!(caches.iter().all(infer::KvCache::is_empty));
+
+    let [cache, _] = &mut caches;
+    let hidden = || model.embed(&four).unwrap();
+    for (range, said) in [(3..5, "3..5"), (5..6, "5..6"), (Range { start: 3, end: 2 }, "3..2")] {
+        let error = model.forward_layers(range, hidden(), cache).unwrap_err();
+        assert_eq!(error.to_string(), format!("there are no layers {said}: the model has 4"));
+    }
+    // None of them is no error.
+    let same = model.forward_layers(4..4, hidden(), cache).unwrap();
+    assert_close(&same, &hidden(), "no layers");
 }

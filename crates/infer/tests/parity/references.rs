@@ -11,6 +11,7 @@ use infer::progress::Watch;
 use infer::source::MappedWeights;
 use infer::{DecoderConfig, Model};
 use serde_json::Value;
+use testkit::skipped;
 
 pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -20,10 +21,8 @@ pub(crate) fn reference(file: &str) -> Option<Value> {
     match std::fs::read(&path) {
         Ok(text) => Some(serde_json::from_slice(&text).unwrap()),
         Err(error) => {
-            eprintln!(
-                "skipped: {} is not read ({error}); INFER_TEST_DATA names its folder",
-                path.display()
-            );
+            let path = path.display();
+            skipped(&format!("{path} is not read ({error}); INFER_TEST_DATA names its folder"));
             None
         }
     }
@@ -51,7 +50,8 @@ pub(crate) fn smollm2() -> Option<&'static Path> {
             std::fs::write(marker, "").unwrap();
             return Some(dir);
         }
-        eprintln!("skipped: {} failed; INFER_TEST_SMOLLM2 names its hf folder", script.display());
+        let script = script.display();
+        skipped(&format!("{script} failed; INFER_TEST_SMOLLM2 names its hf folder"));
         None
     });
     MADE.as_deref()

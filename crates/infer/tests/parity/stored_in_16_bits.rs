@@ -14,7 +14,8 @@ use testkit::{Dtype, Family, TinyModel};
 use crate::references::ROOT;
 
 fn opened(model: &Path, layers: Option<&str>) -> Opened {
-    let spec = Spec { model: model.display().to_string(), layers: layers.map(str::to_owned) };
+    let layers = layers.map(str::to_owned);
+    let spec = Spec { layers, ..Spec::new(&model.display().to_string()) };
     Opened::find(&spec, Wanted::Weights, &Watch::nobody()).unwrap()
 }
 

@@ -18,7 +18,7 @@ use testkit::{Dtype, Family, TinyModel};
 
 use crate::references::ROOT;
 
-/// The bits of the logits of a few tokens.
+/// The bits of the logits of the last of a few tokens.
 #[track_caller]
 fn bits(model: &str, layers: Option<&str>) -> Vec<u32> {
     bits_by(Arithmetic::F32, model, layers)
@@ -26,13 +26,25 @@ fn bits(model: &str, layers: Option<&str>) -> Vec<u32> {
 
 #[track_caller]
 fn bits_by(arithmetic: Arithmetic, model: &str, layers: Option<&str>) -> Vec<u32> {
-    let spec = Spec { model: model.to_owned(), layers: layers.map(str::to_owned) };
+    bits_of(24, arithmetic, model, layers)
+}
+
+/// Those of the last eight of more tokens.
+#[track_caller]
+fn bits_of(
+    num_tokens: usize,
+    arithmetic: Arithmetic,
+    model: &str,
+    layers: Option<&str>,
+) -> Vec<u32> {
+    let spec = Spec { layers: layers.map(str::to_owned), ..Spec::new(model) };
     let watch = Watch::nobody();
     let opened = Opened::find(&spec, Wanted::Weights, &watch).unwrap();
     let model = opened.load(arithmetic, Place::Cpu, &watch).unwrap();
-    let tokens: Vec<u32> = (0..24).map(|i| (7 * i * i + 3 * i) % 40).collect();
+    let tokens: Vec<u32> = (0..num_tokens as u32).map(|i| (7 * i * i + 3 * i) % 40).collect();
     let mut cache = model.cache(tokens.len()).unwrap();
     let hidden = model.forward(&tokens, &mut cache).unwrap();
+    let hidden = hidden.narrow(0, num_tokens - 8, 8).unwrap();
     let logits = model.logits(&hidden).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(logits.iter().all(|logit| logit.is_finite()));
     logits.into_iter().map(f32::to_bits).collect()
@@ -77,6 +89,16 @@ fn unbuilt_and_built_are_bit_equal() {
             check(&base, "layers = 'interleave(0..2, 2..4) + 3{*: scale 0.3}'\n");
         }
     }
+}
+
+/// The tiny model's window is 256 keys.
+#[test]
+fn so_they_are_past_a_sliding_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = tiny_mistral();
+    let (recipe, built) = build(dir.path(), &format!("base = {tiny:?}\nlayers = '0..6 + 2..8'\n"));
+    let last = |model: &str| bits_of(300, Arithmetic::F32, model, None);
+    assert_eq!(last(&recipe), last(&built));
 }
 
 /// Kept quantised or decoded, from files to files, to folders and from folders.

@@ -19,6 +19,8 @@ pub fn from_sentencepiece(dir: &Path, num_rows: usize) -> Result<Option<Tokenize
         return Ok(None);
     }
     let mut metadata = Metadata::new(&dir.join(SENTENCE_PIECE));
-    to_metadata(&files, num_rows, &mut metadata)?;
-    from_metadata(&metadata, num_rows).map(Some)
+    let mut notes = to_metadata(&files, num_rows, &mut metadata)?;
+    let mut folder = from_metadata(&metadata, num_rows)?;
+    notes.append(&mut folder.notes);
+    Ok(Some(TokenizerFolder { notes, ..folder }))
 }

@@ -131,6 +131,13 @@ impl SpecialTokens {
             };
             special.roles.extend(id.map(|id| (role, id)));
         }
+        let is_alone = !files.texts.contains_key(TOKENIZER);
+        if is_alone && special.role("bos").is_none() {
+            // What Llama's tokenizer calls it where nothing else is said.
+            let bos = vocabulary.id("<s>");
+            let bos = bos.filter(|&id| vocabulary.tokens[id].kind == TokenType::Control);
+            special.roles.extend(bos.map(|id| ("bos", id)));
+        }
         let eos = special.role("eos");
         for id in stops(&configs.generation["eos_token_id"]).map(|id| id as usize) {
             if id < num_tokens && Some(id) != eos && !special.other_stops.contains(&id) {
@@ -144,26 +151,28 @@ impl SpecialTokens {
                     .push(format!("GGUF has no key for one more token that ends a text, {text:?}"));
             }
         }
-        special.put_around(configs, vocabulary, around, notes);
+        special.put_around(configs, vocabulary, around, is_alone, notes);
         Ok(special)
     }
 
     /// Whether BOS and EOS are put around a text: the post-processor decides, if there is one.
     ///
     /// So do transformers 5 and llama.cpp's converter; transformers 4 asked the flags of
-    /// `tokenizer_config.json` first if the class was Llama's.
+    /// `tokenizer_config.json` first if the class was Llama's. For a `tokenizer.model` that stands
+    /// alone nothing may decide: BOS is put before a text, as transformers 4 and llama.cpp do and the
+    /// documentation of transformers 5 says. (Its code, up to 5.23 at least, puts none.)
     fn put_around(
         &mut self,
         configs: &Configs,
         vocabulary: &Vocabulary,
         around: Option<(Option<usize>, Option<usize>)>,
+        is_alone: bool,
         notes: &mut Vec<String>,
     ) {
-        let class = configs.tokenizer["tokenizer_class"].as_str().unwrap_or_default();
+        let class = configs.tokenizer["tokenizer_class"].as_str();
+        let is_llama = class.map_or(is_alone, |class| class.starts_with("Llama"));
         let (first, last) = around.unwrap_or_default();
-        for (role, id, by_class) in
-            [("bos", first, class.starts_with("Llama")), ("eos", last, false)]
-        {
+        for (role, id, by_class) in [("bos", first, is_llama), ("eos", last, false)] {
             if self.role(role).is_none() {
                 self.roles.extend(id.map(|id| (role, id)));
             }
@@ -176,6 +185,10 @@ impl SpecialTokens {
                 let text = &vocabulary.tokens[id].text;
                 notes.push(format!(
                     "llama.cpp does not put {text:?} around a text as the tokenizer does"
+                ));
+            } else if is_alone && added && said.is_none() {
+                notes.push(format!(
+                    "BOS is put before a text, which `{key}` of {TOKENIZER_CONFIG} leaves open"
                 ));
             } else if own.is_some() && said.is_some_and(|said| said != added) {
                 notes.push(format!(
