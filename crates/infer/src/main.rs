@@ -213,6 +213,7 @@ fn score_one(
     if let Some(max_tokens) = args.max_tokens {
         text.ids.truncate(max_tokens);
     }
+    chosen::check_tokens(&opened, &text.ids)?;
     let positions = opened.config.max_position_embeddings;
     let rule = rule(args, positions)?;
     let windows = rule.cut(text.ids.len(), text.bos.is_some())?;
