@@ -110,7 +110,7 @@ impl Lines {
             // One that came as the answer ended was meant for the answer.
             terminal.forget_interrupt();
             let line = match self {
-                Self::Typed(editor) => match terminal.wait_for(|| editor.readline("> ")) {
+                Self::Typed(editor) => match terminal.wait_for(|| editor.readline("> "))? {
                     Ok(line) => {
                         editor.add_history_entry(&line).map_err(not_read)?;
                         line
@@ -122,16 +122,13 @@ impl Lines {
                 },
                 Self::Read => {
                     let mut line = String::new();
-                    let read = terminal.wait_for(|| io::stdin().lock().read_line(&mut line));
+                    let read = terminal.wait_for(|| io::stdin().lock().read_line(&mut line))?;
                     if read.map_err(|error| not_read(ReadlineError::Io(error)))? == 0 {
                         return Ok(None);
                     }
                     line
                 }
             };
-            if terminal.signal().is_some() {
-                return Err(Error::Cancelled);
-            }
             if !line.trim().is_empty() {
                 return Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()));
             }

@@ -80,7 +80,7 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     let other = chosen::open(&args.other, &other_run, terminal)?;
     let encode = |text: &str| Ok(opened.tokenizer()?.encode(text)?.ids);
     let mut samples = if args.text.is_some() || args.ids.ids.is_some() {
-        vec![Input::file(args.text.as_ref(), &args.ids)?.ids(encode)?]
+        vec![Input::file(args.text.as_ref(), &args.ids, terminal)?.ids(encode)?]
     } else if args.prompt.is_empty() {
         PROMPTS.iter().map(|text| encode(text)).collect::<Result<Vec<_>>>()?
     } else {

@@ -1,6 +1,6 @@
 //! What the command line means: texts, tokens, and what is asked of generation.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,7 @@ use infer::sampling::Sampling;
 use infer::{Error, Result};
 
 use crate::cli::{IdsArgs, LengthArgs, SamplingArgs};
+use crate::terminal::Terminal;
 
 /// New tokens of `generate` where nothing says how many.
 pub(crate) const DEFAULT_MAX_NEW_TOKENS: usize = 256;
@@ -22,12 +23,16 @@ pub(crate) enum Input {
 
 impl Input {
     /// The argument, `--ids`, or stdin.
-    pub(crate) fn prompt(text: Option<&String>, ids: &IdsArgs) -> Result<Self> {
+    pub(crate) fn prompt(
+        text: Option<&String>,
+        ids: &IdsArgs,
+        terminal: &Terminal,
+    ) -> Result<Self> {
         match (text, &ids.ids) {
-            (_, Some(ids)) => read_ids(ids).map(Self::Ids),
+            (_, Some(ids)) => read_ids(ids, terminal).map(Self::Ids),
             (Some(text), None) => Ok(Self::Text(text.clone())),
             (None, None) => {
-                let mut text = read(Path::new("-"))?;
+                let mut text = read(Path::new("-"), terminal)?;
                 if text.ends_with('\n') {
                     text.pop();
                 }
@@ -37,11 +42,11 @@ impl Input {
     }
 
     /// A file as it is, or `--ids`.
-    pub(crate) fn file(path: Option<&PathBuf>, ids: &IdsArgs) -> Result<Self> {
+    pub(crate) fn file(path: Option<&PathBuf>, ids: &IdsArgs, terminal: &Terminal) -> Result<Self> {
         match (path, &ids.ids) {
-            (Some(path), _) => read(path).map(Self::Text),
-            (None, Some(ids)) => read_ids(ids).map(Self::Ids),
-            (None, None) => Self::prompt(None, ids),
+            (Some(path), _) => read(path, terminal).map(Self::Text),
+            (None, Some(ids)) => read_ids(ids, terminal).map(Self::Ids),
+            (None, None) => Self::prompt(None, ids, terminal),
         }
     }
 
@@ -55,22 +60,19 @@ impl Input {
 }
 
 /// The text of a file; `-` is stdin.
-fn read(path: &Path) -> Result<String> {
+fn read(path: &Path, terminal: &Terminal) -> Result<String> {
     let is_stdin = path.as_os_str() == "-";
-    let mut text = String::new();
-    let read = if is_stdin {
-        io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(path)
-    };
+    let read = terminal.wait_for(|| {
+        if is_stdin { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) }
+    })?;
     let path = if is_stdin { PathBuf::from("standard input") } else { path.to_owned() };
     read.map_err(|source| Error::Io { path, doing: "read", source })
 }
 
 /// `1,2,3`, or `@FILE` with numbers between commas, blanks and brackets.
-fn read_ids(text: &str) -> Result<Vec<u32>> {
+fn read_ids(text: &str, terminal: &Terminal) -> Result<Vec<u32>> {
     let text = match text.strip_prefix('@') {
-        Some(path) => read(Path::new(path))?,
+        Some(path) => read(Path::new(path), terminal)?,
         None => text.to_owned(),
     };
     let is_between = |c: char| c.is_whitespace() || [',', '[', ']'].contains(&c);

@@ -84,7 +84,7 @@ fn run(command: &Command, terminal: &Terminal) -> Result<bool, (String, Error)> 
 fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = chosen::open(&args.model, &args.run, terminal)?;
-    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids, terminal)?;
     let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
     let model = chosen::load(&opened, &args.run, prompt.len(), terminal)?;
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
@@ -99,7 +99,7 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
 fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = chosen::open(&args.model, &args.run, terminal)?;
-    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids, terminal)?;
     let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
         return Err(Error::NoTokenizer { model: opened.path().to_owned() });
@@ -166,7 +166,7 @@ fn show(
 
 fn score(args: &ScoreArgs, terminal: &Terminal) -> Result<(), (String, Error)> {
     // Stdin can be read once, however many models there are.
-    let input = Input::file(args.text.as_ref(), &args.ids);
+    let input = Input::file(args.text.as_ref(), &args.ids, terminal);
     let input = input.map_err(|error| ("cannot score".to_owned(), error))?;
     let mut scores = Vec::new();
     for model in &args.models {
@@ -250,7 +250,7 @@ fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     let opened = Opened::find(&Spec::new(&args.model), Wanted::Outline, &progress.watch())?;
     terminal.clear();
     let tokenizer = opened.tokenizer()?;
-    let input = Input::prompt(args.text.as_ref(), &args.ids)?;
+    let input = Input::prompt(args.text.as_ref(), &args.ids, terminal)?;
     let ids = input.ids(|text| chosen::encode(&opened, &tokenizer, text, &args.chat))?;
     if args.json {
         let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id)).collect();

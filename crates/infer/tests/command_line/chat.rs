@@ -1,11 +1,14 @@
 //! `infer chat`, and `--chat`.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{self, OpenptFlags};
+use rustix::termios::tcgetattr;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{Dtype, Tensor, raw, weights};
@@ -283,8 +286,43 @@ fn a_signal_ends_a_program_that_waits() {
         std::thread::sleep(Duration::from_millis(300));
         let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
         assert!(sent.unwrap().success());
-        assert_eq!(child.wait().unwrap().signal(), Some(number));
+        assert_eq!(child.wait().unwrap().code(), Some(128 + number));
     }
+}
+
+/// A pseudo-terminal: the side that a person types at, and the one that a program sees.
+fn pty() -> (OwnedFd, OwnedFd) {
+    let person = pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    pty::grantpt(&person).unwrap();
+    pty::unlockpt(&person).unwrap();
+    let path = pty::ptsname(&person, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    (person, rustix::fs::open(path.as_c_str(), flags, Mode::empty()).unwrap())
+}
+
+#[test]
+fn a_terminal_has_its_modes_back_after_a_signal() {
+    let (_person, tty) = pty();
+    let before = tcgetattr(&tty).unwrap().local_modes;
+    let stdio = || Stdio::from(tty.try_clone().unwrap());
+    let mut child = program()
+        .args(["chat", &tiny(), "--quiet"])
+        .env("TERM", "xterm")
+        .stdin(stdio())
+        .stdout(stdio())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It reads key by key as soon as it waits for a line.
+    let begin = Instant::now();
+    while tcgetattr(&tty).unwrap().local_modes == before {
+        assert!(begin.elapsed() < Duration::from_mins(1));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let sent = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(tcgetattr(&tty).unwrap().local_modes, before);
 }
 
 #[test]
