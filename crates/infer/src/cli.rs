@@ -182,9 +182,10 @@ pub(crate) struct ChatCommandArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// A folder, a GGUF file, a hub id or a recipe
+    /// A folder, a GGUF file, a hub id or a recipe; --layers and --quantize are for it alone
     pub(crate) model: String,
-    /// The model to compare with, or a .json file with reference logits
+    /// The model to compare with, which may be a recipe, or a .json file with reference logits: it has its
+    /// own tokens, and takes none of --prompt, --text, --ids, --max-tokens and --other-…
     pub(crate) other: String,
     /// Compare behind this text; may be given several times [default: five short texts]
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["text", "ids"])]

@@ -254,6 +254,22 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// An option that says nothing about what was asked.
+    #[error("{option} has no meaning {place}")]
+    NoMeaning {
+        /// The option, as on the command line.
+        option: &'static str,
+        /// Where not, and why, as in "beside a file of logits, which has its own tokens".
+        place: &'static str,
+    },
+
+    /// No position at which models could be compared.
+    #[error("there is nothing to compare: {what} is empty")]
+    NothingToCompare {
+        /// What has no tokens, as in "the text".
+        what: &'static str,
+    },
+
     /// Logits that are no numbers.
     #[error("the logits are not finite: {place} is the first to give such numbers")]
     NotFinite {

@@ -50,6 +50,14 @@ impl Input {
         }
     }
 
+    /// Whether nothing was given.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Ids(ids) => ids.is_empty(),
+        }
+    }
+
     /// The tokens, with `encode` for a text.
     pub(crate) fn ids(self, encode: impl FnOnce(&str) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
         match self {

@@ -65,6 +65,54 @@ fn another_model_is_far_and_one_of_another_vocabulary_is_refused() {
 }
 
 #[test]
+fn nothing_is_no_reason_to_pass() {
+    let (dir, tiny) = (tempfile::tempdir().unwrap(), tiny());
+    let file = dir.path().join("empty");
+    std::fs::write(&file, "").unwrap();
+    let bound = ["--tolerance", "0"];
+    let with = |more: &[&str]| compare(&[&[tiny.as_str()], &bound[..], more].concat());
+    with(&["--ids", ""]).refused(&["there is nothing to compare: --ids is empty"]);
+    with(&["--text", file.to_str().unwrap()])
+        .refused(&["there is nothing to compare: the text is empty"]);
+    with(&["--max-tokens", "0"]).refused(&["--max-tokens is 0, expected 1 or more"]);
+    // This tokenizer adds no token of its own.
+    let bare = tiny_model(Family::Llama);
+    let bare = bare.path().to_str().unwrap();
+    infer(&["compare", bare, bare, "--prompt", ""])
+        .refused(&["there is nothing to compare: a prompt is empty"]);
+}
+
+#[test]
+fn bounds_are_numbers_that_mean_something() {
+    let tiny = tiny();
+    for (bound, expected) in [
+        ("--min-agreement=1.5", "--min-agreement is 1.5, expected from 0 to 1"),
+        ("--min-agreement=NaN", "--min-agreement is NaN, expected from 0 to 1"),
+        ("--tolerance=-1", "--tolerance is -1, expected 0 or more"),
+        ("--max-kl=NaN", "--max-kl is NaN, expected 0 or more"),
+    ] {
+        compare(&[&tiny, bound]).refused(&[expected]);
+    }
+}
+
+#[test]
+fn models_of_different_depth_have_no_layers_to_compare_and_agree_too_rarely() {
+    let tiny = tiny();
+    let args = [tiny.as_str(), "--layers", "0..2", "--ids", "1,1035,384,446,1565,1270,393,384"];
+    let bound = ["--min-agreement", "0.9"];
+    let said = compare(&[&args[..], &bound].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(!said.stdout.contains("layer "), "{said:?}");
+    assert!(said.stdout.ends_with("beyond the bounds that were given\n"), "{said:?}");
+    let said = compare(&[&args[..], &bound, &["--json"]].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let object = said.json();
+    assert_eq!((&object["layer_cosines"], &object["within_bounds"]), (&Value::Null, &json!(false)));
+    assert!(object["top1_agreement"].as_f64().unwrap() < 0.9, "{object}");
+    compare(&[&args[..], &["--min-agreement", "0"]].concat()).done();
+}
+
+#[test]
 fn logits_of_transformers_stand_in_for_a_model() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("reference.json");
@@ -82,6 +130,17 @@ fn logits_of_transformers_stand_in_for_a_model() {
     let said = compare(&[path, "--tolerance", "1e-9"]);
     assert_eq!(said.code, Some(1), "{said:?}");
     compare(&[path, "--max-kl", "1"]).refused(&["--max-kl is 1, expected a model"]);
+    for (option, value) in [
+        ("--text", "/no/such"),
+        ("--prompt", "In"),
+        ("--ids", "1"),
+        ("--max-tokens", "1"),
+        ("--other-dtype", "f32"),
+        ("--other-device", "cpu"),
+    ] {
+        let expected = format!("{option} has no meaning beside a file of reference logits");
+        compare(&[path, option, value]).refused(&[&expected]);
+    }
 }
 
 #[test]
