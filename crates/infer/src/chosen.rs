@@ -20,7 +20,13 @@ pub(crate) fn outline(model: &str, args: &RunArgs, terminal: &Terminal) -> Resul
     find(model, args, Wanted::Outline, terminal)
 }
 
-fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Result<Opened> {
+/// Finds a model of which so much is wanted.
+pub(crate) fn find(
+    model: &str,
+    args: &RunArgs,
+    wanted: Wanted,
+    terminal: &Terminal,
+) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
     let spec = Spec { model: model.to_owned(), layers: args.layers.clone() };

@@ -224,7 +224,8 @@ pub(crate) struct CompareArgs {
 pub(crate) struct BenchArgs {
     /// A folder, a GGUF file, a hub id or a recipe
     pub(crate) model: String,
-    /// Random numbers for weights: MODEL need be no more than a config.json, or a folder with one
+    /// Random numbers for weights: MODEL, or a recipe's base, need be no more than a config.json or a folder
+    /// with one
     #[arg(long)]
     pub(crate) random_weights: bool,
     /// Lengths of prompts, in tokens
@@ -236,7 +237,7 @@ pub(crate) struct BenchArgs {
     /// Sequences decoded side by side, at the shortest context
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     pub(crate) batches: Vec<usize>,
-    /// Tokens of each decoding
+    /// Tokens of each decoding; fewer than the model's positions
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) steps: usize,
     /// How often each is measured; the median counts

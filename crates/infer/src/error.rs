@@ -263,6 +263,19 @@ pub enum Error {
         place: &'static str,
     },
 
+    /// Steps that a model has no room for.
+    #[error(
+        "{option} {found} leaves no token before them in the {available} positions of the model"
+    )]
+    NoRoomFor {
+        /// The option, as on the command line.
+        option: &'static str,
+        /// Its value.
+        found: usize,
+        /// `max_position_embeddings`.
+        available: usize,
+    },
+
     /// No position at which models could be compared.
     #[error("there is nothing to compare: {what} is empty")]
     NothingToCompare {

@@ -204,6 +204,60 @@ fn a_bench_needs_no_more_than_a_config() {
     let lines = infer(&args).done().stdout;
     assert!(lines.contains("memory reads ") && lines.contains("random weights"), "{lines}");
     infer(&["bench", model]).refused(&["cannot measure"]);
+    let at = |steps| ["bench", model, "--random-weights", "--steps", steps];
+    infer(&at("2000")).refused(&["--steps 2000 leaves no token before them in the 1024 positions"]);
+    infer(&at("0")).refused(&["--steps is 0, expected 1 or more"]);
+}
+
+/// One row of a bench with random weights: the shortest there is.
+fn bench_row(args: &[&str]) -> Value {
+    let least =
+        ["--random-weights", "--prompts", "0", "--batches", "1", "--repeats", "1", "--json"];
+    infer(&[&["bench"], args, &least].concat()).done().json()
+}
+
+#[test]
+fn a_plan_of_random_weights_takes_the_memory_of_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(Path::new(&tiny()).join("config.json"), dir.path().join("config.json")).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let config = dir.path().join("config.json").display().to_string();
+    let steps = ["--contexts", "1", "--steps", "1"];
+    let bench = |args: &[&str]| bench_row(&[args, &steps[..]].concat());
+    let base = bench(&[model]);
+    let deep = bench(&[&config, "--layers", "dus(8)"]);
+    // 48 layers are read at each step, and 32 are there.
+    let layer = 128 * 128 * 2 + 2 * 64 * 128 + 3 * 128 * 320;
+    assert_eq!(deep["step_bytes"], 4 * (48 * layer + 2048 * 128));
+    assert_eq!(deep["weight_bytes"], base["weight_bytes"]);
+    let recipe = dir.path().join("deep.toml");
+    std::fs::write(&recipe, "base = \".\"\nlayers = \"dus(8)\"\n").unwrap();
+    let by_recipe = bench(&[recipe.to_str().unwrap()]);
+    assert_eq!(by_recipe["step_bytes"], deep["step_bytes"]);
+    let quantised = bench(&[model, "--quantize", "q8_0"]);
+    // 34 bytes for 32 numbers, which took 128.
+    let bytes = |object: &Value| object["step_bytes"].as_u64().unwrap();
+    assert!(3 * bytes(&quantised) < bytes(&base), "{quantised}");
+    infer(&["bench", model, "--random-weights", "--layers", "dus(17)"])
+        .refused(&["dus(17) would lose layers"]);
+    let gguf = dir.path().join("tiny.gguf");
+    testkit::gguf::TinyGguf::of("F16").write(&gguf);
+    infer(&["bench", gguf.to_str().unwrap(), "--random-weights"])
+        .refused(&["--random-weights has no meaning for a GGUF file"]);
+}
+
+#[test]
+fn a_step_reads_no_more_than_its_window() {
+    let object = bench_row(&[&tiny(), "--contexts", "512", "--steps", "2"]);
+    let row = &object["rows"][0];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let read = number(&row["read_bandwidth_fraction"])
+        * number(&object["read_bytes_per_second"])
+        * number(&row["seconds"]);
+    // Of 513 and 514 positions each of 32 layers sees 256, with two heads of 32 twice in f32.
+    let cache = 32 * 256 * 2 * 2 * 32 * 4;
+    let expected = 2.0 * (number(&object["step_bytes"]) + f64::from(cache));
+    assert!((read / expected - 1.0).abs() < 1e-9, "{read}, {expected}");
 }
 
 #[test]
