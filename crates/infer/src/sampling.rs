@@ -66,12 +66,16 @@ impl Sampling {
         bounds("--min-p", self.min_p, share(self.min_p), "from 0 to 1")?;
         let typical = self.typical_p > 0.0 && self.typical_p <= 1.0;
         bounds("--typical-p", self.typical_p, typical, "above 0 and up to 1")?;
-        bounds("--repetition-penalty", p, p > 0.0 && p.is_finite(), "above 0")?;
-        for (option, value) in [
+        // Logits are f32: what is not finite there has no order any more.
+        let is_finite = |x: f64| (x as f32).is_finite();
+        bounds("--repetition-penalty", p, p as f32 > 0.0 && is_finite(p), "above 0")?;
+        let biases = self.logit_bias.iter().map(|&(_, bias)| ("--logit-bias", bias));
+        let penalties = [
             ("--presence-penalty", self.presence_penalty),
             ("--frequency-penalty", self.frequency_penalty),
-        ] {
-            bounds(option, value, value.is_finite(), "a number")?;
+        ];
+        for (option, value) in penalties.into_iter().chain(biases) {
+            bounds(option, value, is_finite(value), "a finite number of 32 bits")?;
         }
         match self.logit_bias.iter().find(|(id, _)| *id as usize >= vocab_size) {
             Some(&(id, _)) => Err(Error::NoSuchToken { id, vocab_size }),
@@ -135,12 +139,19 @@ impl Sampling {
                 logits[run[0] as usize] -= penalty as f32;
             }
         }
+        for logit in logits {
+            *logit = logit.clamp(f32::MIN, f32::MAX);
+        }
     }
 
     /// The tokens that are left, best first, with their logits.
     fn warp(&self, logits: &[f32]) -> Vec<Candidate> {
-        let scaled = logits.iter().map(|&logit| (f64::from(logit) / self.temperature) as f32);
+        // From the best down: at a temperature near 0 all others are out of reach, and none overflows.
+        let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let scaled =
+            logits.iter().map(|&logit| ((f64::from(logit) - max) / self.temperature) as f32);
         let mut left: Vec<Candidate> = (0..).zip(scaled).collect();
+        left.retain(|&(_, logit)| logit > f32::NEG_INFINITY);
         if self.top_k > 0 && self.top_k < left.len() {
             let (_, kth, _) = left.select_nth_unstable_by(self.top_k - 1, better);
             let lowest = kth.1;
