@@ -39,6 +39,7 @@ pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
     let tokenizer = opened.tokenizer()?;
     let template = opened.chat_template()?;
     let defaults = opened.generation_config()?;
+    chosen::told(&args.run, &defaults.notes);
     let positions = opened.config.max_position_embeddings;
     let model = chosen::load(&opened, &args.run, positions, terminal)?;
     let mut lines = Lines::open()?;

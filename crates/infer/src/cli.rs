@@ -408,7 +408,7 @@ pub(crate) struct LengthArgs {
     /// At most so many tokens, those of the prompt included; --max-new-tokens wins over it
     #[arg(long, value_name = "N")]
     pub(crate) max_length: Option<usize>,
-    /// End before this text; may be given several times
+    /// End before this text; may be given several times [default: the model's `stop_strings`]
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
 }

@@ -118,7 +118,10 @@ impl Asked<'_> {
             max_new_tokens: self::max_new_tokens(self.length, defaults, prompt_tokens)?
                 .unwrap_or(max_new_tokens),
             eos: defaults.eos.clone(),
-            stop_strings: self.length.stop.clone(),
+            stop_strings: match self.length.stop.as_slice() {
+                [] => defaults.stop_strings.clone(),
+                given => given.to_vec(),
+            },
             num_sequences: self.num,
             top_logprobs: self.top_logprobs,
         })
@@ -144,6 +147,7 @@ fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Sampling {
         presence_penalty: args.presence_penalty.unwrap_or(0.0),
         frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
         logit_bias: args.logit_bias.clone(),
+        suppress_tokens: base.suppress_tokens.clone(),
     }
 }
 

@@ -111,6 +111,11 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
         top_logprobs: args.top_logprobs,
     };
     let defaults = opened.generation_config()?;
+    chosen::told(&args.run, &defaults.notes);
+    if tokenizer.is_none() && !defaults.stop_strings.is_empty() {
+        let note = "the model's `stop_strings` are not heeded: it has no tokenizer";
+        chosen::told(&args.run, &[note.to_owned()]);
+    }
     let request = asked.request(&defaults, prompt.len(), DEFAULT_MAX_NEW_TOKENS)?;
     request.sampling.check(opened.config.vocab_size)?;
     let begin = Instant::now();

@@ -1,8 +1,10 @@
-//! The choice of the next token, in transformers' order: bias, penalties, temperature, top-k, top-p,
-//! min-p, typical.
+//! The choice of the next token, in transformers' order: bias, penalties, suppressed tokens, temperature,
+//! top-k, top-p, min-p, typical.
 //!
 //! Each warper works on what the one before it left, with probabilities computed anew, as
 //! transformers' `LogitsWarper`s do; tokens that tie with the last that is kept are kept too.
+
+use std::collections::HashSet;
 
 use crate::error::{Error, Result};
 
@@ -29,6 +31,8 @@ pub struct Sampling {
     pub frequency_penalty: f64,
     /// What is added to logits, by token.
     pub logit_bias: Vec<(u32, f64)>,
+    /// Tokens that are never chosen; those that the model does not have change nothing.
+    pub suppress_tokens: Vec<u32>,
 }
 
 impl Default for Sampling {
@@ -43,6 +47,7 @@ impl Default for Sampling {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            suppress_tokens: Vec::new(),
         }
     }
 }
@@ -76,6 +81,11 @@ impl Sampling {
         ];
         for (option, value) in penalties.into_iter().chain(biases) {
             bounds(option, value, is_finite(value), "a finite number of 32 bits")?;
+        }
+        let suppressed: HashSet<u32> = self.suppress_tokens.iter().copied().collect();
+        if suppressed.iter().filter(|&&id| (id as usize) < vocab_size).count() == vocab_size {
+            let (option, found) = ("suppress_tokens", "all tokens".to_owned());
+            return Err(Error::OptionValue { option, found, expected: "some of them" });
         }
         match self.logit_bias.iter().find(|(id, _)| *id as usize >= vocab_size) {
             Some(&(id, _)) => Err(Error::NoSuchToken { id, vocab_size }),
@@ -116,7 +126,7 @@ impl Sampling {
         left.into_iter().map(|(id, _)| id).zip(probabilities).collect()
     }
 
-    /// Bias and penalties, which greedy choices heed too.
+    /// Bias, penalties and suppressed tokens, which greedy choices heed too.
     fn process(&self, logits: &mut [f32], prompt: &[u32], new: &[u32]) {
         for &(id, bias) in &self.logit_bias {
             logits[id as usize] += bias as f32;
@@ -139,8 +149,13 @@ impl Sampling {
                 logits[run[0] as usize] -= penalty as f32;
             }
         }
-        for logit in logits {
+        for logit in &mut *logits {
             *logit = logit.clamp(f32::MIN, f32::MAX);
+        }
+        for &id in &self.suppress_tokens {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
         }
     }
 

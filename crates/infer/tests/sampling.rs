@@ -27,6 +27,8 @@ fn sampling(options: &Value) -> Sampling {
         logit_bias: options["sequence_bias"]
             .as_array()
             .map_or_else(Vec::new, |pairs| pairs.iter().map(bias).collect()),
+        suppress_tokens: serde_json::from_value(options["suppress_tokens"].clone())
+            .unwrap_or_default(),
         ..Sampling::default()
     }
 }
@@ -35,7 +37,7 @@ fn sampling(options: &Value) -> Sampling {
 fn the_tokens_left_and_their_probabilities_are_those_of_transformers() {
     let (recorded, logits, prompt) = recorded();
     let cases = recorded["cases"].as_array().unwrap();
-    assert!(cases.len() >= 13);
+    assert!(cases.len() >= 14);
     for case in cases {
         let options = &case["options"];
         // Prompt and new tokens are one thing to transformers.
@@ -135,6 +137,8 @@ fn values_that_mean_nothing_are_refused() {
         let expected = format!("--logit-bias is {bias}, expected a finite number of 32 bits");
         check(&sampling, &expected);
     }
+    let none = Sampling { suppress_tokens: (0..40).collect(), ..base.clone() };
+    check(&none, "suppress_tokens is all tokens, expected some of them");
     let bias = Sampling { logit_bias: vec![(40, 1.0)], ..base };
     check(&bias, "there is no token 40: the model has ids up to 39");
 }
