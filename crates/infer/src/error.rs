@@ -187,6 +187,13 @@ pub enum Error {
         command: String,
     },
 
+    /// A chat is to be saved or loaded, and no file is named.
+    #[error("/{command} needs the name of a file")]
+    NoFileNamed {
+        /// The command, without its stroke.
+        command: String,
+    },
+
     /// A question is to be taken back, and none was asked.
     #[error("nothing has been asked yet")]
     NothingToTakeBack,
@@ -387,7 +394,7 @@ impl Error {
                 "the model looks incomplete; download it again".to_owned()
             }
             Self::NoChatTemplate { .. } => {
-                "a base model goes on with texts: give the prompt without --chat".to_owned()
+                "a base model goes on with texts: infer generate MODEL PROMPT, without --chat".to_owned()
             }
             Self::UnknownChatCommand { .. } => "/help lists them".to_owned(),
             Self::TokenizerVocabulary { .. } => {

@@ -129,7 +129,7 @@ impl Asked<'_> {
 }
 
 /// Flags over the model's defaults. A flag that only matters to draws turns drawing on.
-fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Sampling {
+pub(crate) fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Sampling {
     let asks_for_draws = args.temperature.is_some()
         || args.top_k.is_some()
         || args.top_p.is_some()
