@@ -41,7 +41,9 @@ pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
     let defaults = opened.generation_config()?;
     chosen::told(&args.run, &defaults.notes);
     // Said before weights are read, which may take a while.
-    input::sampling(&args.sampling, &defaults).check(opened.config.vocab_size)?;
+    let sampling = input::sampling(&args.sampling, &defaults);
+    sampling.check(opened.config.vocab_size)?;
+    chosen::told(&args.run, &input::undrawn(&sampling, args.sampling.seed, 1));
     let positions = opened.config.max_position_embeddings;
     let model = chosen::load(&opened, &args.run, positions, terminal)?;
     let mut lines = Lines::open()?;

@@ -151,6 +151,17 @@ pub(crate) fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Samp
     }
 }
 
+/// What asks for draws where the best token is taken, in a note.
+pub(crate) fn undrawn(sampling: &Sampling, seed: Option<u64>, num: usize) -> Vec<String> {
+    let asked = match (seed, num) {
+        _ if sampling.temperature > 0.0 => return Vec::new(),
+        (_, num) if num > 1 => "all sequences are the same",
+        (Some(_), _) => "--seed changes nothing",
+        (None, _) => return Vec::new(),
+    };
+    vec![format!("{asked}: the best token is taken, and none is drawn; --temperature T draws")]
+}
+
 /// transformers' two meanings: new tokens, or all of them; the former wins.
 fn max_new_tokens(
     args: &LengthArgs,

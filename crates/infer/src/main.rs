@@ -118,6 +118,10 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     }
     let request = asked.request(&defaults, prompt.len(), DEFAULT_MAX_NEW_TOKENS)?;
     request.sampling.check(opened.config.vocab_size)?;
+    chosen::told(
+        &args.run,
+        &input::undrawn(&request.sampling, args.sampling.seed, args.num.into()),
+    );
     let begin = Instant::now();
     let positions = prompt.len() + request.max_new_tokens;
     let positions = positions.min(opened.config.max_position_embeddings) * request.num_sequences;
@@ -132,7 +136,8 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
         let object = report::generation_json(&generation, prompt.len(), request.seed);
         print(&format!("{object:#}\n"))?;
     } else if args.num > 1 {
-        print(&report::sequences(&generation))?;
+        let top_logprobs = args.top_logprobs.is_some();
+        print(&report::sequences(&generation, tokenizer.as_ref(), top_logprobs))?;
     } else if args.top_logprobs.is_none() {
         print("\n")?;
     }

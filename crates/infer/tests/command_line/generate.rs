@@ -181,6 +181,22 @@ fn the_models_defaults_hold_where_no_flag_says_otherwise() {
 }
 
 #[test]
+fn what_asks_for_draws_where_there_are_none_is_said() {
+    let said =
+        |more: &[&str]| generate(&[&["In the", "--max-new-tokens", "1"], more].concat()).stderr;
+    let seed = "note: --seed changes nothing: the best token is taken";
+    let num = "note: all sequences are the same: the best token is taken";
+    assert!(said(&["--seed", "1"]).contains(seed));
+    assert!(said(&["--num", "2"]).contains(num));
+    assert!(said(&["--num", "2", "--seed", "1"]).contains(num));
+    for quiet in
+        [&[][..], &["--seed", "1", "--temperature", "1"], &["--num", "2", "--top-p", "0.9"]]
+    {
+        assert!(!said(quiet).contains("note:"), "{quiet:?}");
+    }
+}
+
+#[test]
 fn log_probabilities_are_the_models_own() {
     let args = ["In the beginning", "--max-new-tokens", "2", "--top-logprobs", "3"];
     let object = generate(&[&args[..], &["--json"]].concat()).json();
@@ -214,4 +230,13 @@ fn a_model_without_a_tokenizer_takes_and_gives_ids() {
         object["ids"].as_array().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(said.stdout.split_whitespace().collect::<Vec<_>>(), ids);
     assert_eq!(object["text"], "");
+    let two = infer(&[&args[..], &["--num", "2"]].concat()).done().stdout;
+    let (ids, stop) = (ids.join(" "), object["stop"].as_str().unwrap());
+    assert_eq!(two, format!("--- 1 ({stop})\n{ids}\n--- 2 ({stop})\n{ids}\n"));
+    let lines = infer(&[&args[..], &["--top-logprobs", "2"]].concat()).done().stdout;
+    let first: Vec<&str> = lines.lines().next().unwrap().split_whitespace().collect();
+    // The token, once more with its log-probability, and the best ones: here it is the best.
+    assert_eq!((first[0], first[1], first[3], first[4]), (first[4], first[4], "|", first[1]));
+    let two = infer(&[&args[..], &["--top-logprobs", "2", "--num", "2"]].concat()).done().stdout;
+    assert_eq!(two, format!("--- 1 ({stop})\n{lines}--- 2 ({stop})\n{lines}"));
 }
