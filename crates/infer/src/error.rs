@@ -342,6 +342,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A device that this program was not built for.
+    #[error("there is no device {device}: this infer was built for the CPU")]
+    NotBuiltFor {
+        /// As it was asked for.
+        device: String,
+        /// The feature that it is built with.
+        feature: &'static str,
+    },
+
     /// Layers that were asked for and do not fit.
     #[error("{what} need {} on {device}, which has {} free", gib(*needed), gib(*free))]
     DoesNotFit {
@@ -403,6 +412,9 @@ impl Error {
             Self::EmptyPrompt => {
                 "the tokenizer adds no token of its own (BOS); give a text or --ids".to_owned()
             }
+            Self::NotBuiltFor { feature, .. } => format!(
+                "`cargo install --path crates/infer --features {feature}` builds one for it; docs/gpu.md says what that needs"
+            ),
             Self::DoesNotFit { fits, .. } => fits.clone(),
             Self::OutOfMemory { .. } => {
                 "--gpu-layers N leaves more of the model to the cpu; a shorter --max-length, a smaller --num \

@@ -223,8 +223,10 @@ fn prompts_that_do_not_fit() {
 fn models_and_devices_that_are_not_there() {
     infer(&["logits", "./nothing", "x"]).refused(&["./nothing does not exist"]);
     infer(&["logits", "owner/name", "x"]).refused(&["cannot run owner/name", "owner/name"]);
-    infer(&["logits", &tiny(), "x", "--device", "cuda:0"])
-        .refused(&["there is no device cuda:0: this infer was built for the CPU"]);
+    infer(&["logits", &tiny(), "x", "--device", "cuda:0"]).refused(&[
+        "there is no device cuda:0: this infer was built for the CPU",
+        "hint: `cargo install --path crates/infer --features cuda` builds one for it; docs/gpu.md",
+    ]);
     infer(&["generate", &tiny(), "x", "--top-p", "2"])
         .refused(&["--top-p is 2, expected from 0 to 1"]);
     infer(&["generate", &tiny(), "x", "--logit-bias", "2048=1"])
