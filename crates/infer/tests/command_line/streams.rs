@@ -91,6 +91,52 @@ fn a_signal_ends_a_command_that_reads_its_text() {
 }
 
 #[test]
+fn a_signal_ends_long_work_with_its_code() {
+    let tiny = tiny();
+    let dir = tempfile::tempdir().unwrap();
+    let ids = dir.path().join("ids");
+    std::fs::write(&ids, "384,683,".repeat(200_000)).unwrap();
+    let ids = format!("@{}", ids.display());
+    let text = "In the beginning God created the heaven and the earth. ".repeat(40);
+    let prompts = vec![["--prompt", text.as_str()]; 100].concat();
+    for args in [
+        vec!["score", &tiny, "--ids", &ids, "--window", "1024", "--stride", "8"],
+        [vec!["compare", &tiny, &tiny], prompts].concat(),
+        vec!["bench", &tiny, "--repeats", "1000"],
+    ] {
+        for (signal, code) in [("INT", 130), ("TERM", 143)] {
+            let child = program()
+                .args(&args)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            wait_until_it_listens(&child);
+            std::thread::sleep(Duration::from_millis(150));
+            ends(child, signal, code);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let tiny = tiny();
+    for args in [
+        vec!["logits", &tiny, "In the beginning"],
+        vec!["score", &tiny, "--ids", "1,1035,384"],
+        vec!["score", &tiny, "--ids", "1,1035,384", "--json"],
+    ] {
+        let mut child =
+            program().args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    }
+}
+
+#[test]
 fn a_broken_pipe_is_no_failure() {
     let mut child = program()
         .args(["generate", &tiny(), "In the beginning", "--max-new-tokens", "1000"])
