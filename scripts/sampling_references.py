@@ -29,6 +29,7 @@ CASES = [
     dict(temperature=1.5, top_k=12, top_p=0.9, min_p=0.1, typical_p=0.8, repetition_penalty=1.2),
     dict(temperature=0.6, top_k=20, top_p=0.5, min_p=0.3),
     dict(sequence_bias=[[[3], 2.5], [[7], -4.0]], top_k=4),
+    dict(suppress_tokens=[30, 11, 38], sequence_bias=[[[11], 50.0]], repetition_penalty=1.3, top_k=6),
 ]
 
 

@@ -5,7 +5,9 @@ use std::time::Instant;
 use candle_core::Device;
 use rayon::prelude::*;
 
+use crate::error::Result;
 use crate::memory;
+use crate::progress::Watch;
 
 /// What is read: far more than the caches of any processor hold.
 const MAX_BYTES: usize = 1 << 30;
@@ -17,32 +19,33 @@ const PASSES: usize = 5;
 const BLOCK: usize = 1 << 17;
 
 /// The bytes a second that `device` reads, by all that it has; `None` where there is no kernel for it.
-#[must_use]
-pub fn read_bytes_per_second(device: &Device) -> Option<f64> {
+pub fn read_bytes_per_second(device: &Device, watch: &Watch) -> Result<Option<f64>> {
     match device {
-        Device::Cpu => Some(of_cpu()),
-        _ => None,
+        Device::Cpu => of_cpu(watch).map(Some),
+        _ => Ok(None),
     }
 }
 
-fn of_cpu() -> f64 {
+fn of_cpu(watch: &Watch) -> Result<f64> {
     let free = memory::free_bytes().map_or(MAX_BYTES, |bytes| bytes as usize / 4);
     let len = (MAX_BYTES.min(free) / 8).max(BLOCK);
     // Written by the threads that read: pages that nobody wrote are all one page.
     let mut numbers = vec![0_u64; len];
-    numbers.par_chunks_mut(BLOCK).for_each(|block| {
+    numbers.par_chunks_mut(BLOCK).try_for_each(|block| {
         for (i, number) in block.iter_mut().enumerate() {
             *number = i as u64;
         }
-    });
+        watch.check()
+    })?;
     let mut best = f64::INFINITY;
     for _ in 0..PASSES {
         let begin = Instant::now();
-        let sum = numbers.par_chunks(BLOCK).map(sum).reduce(|| 0, u64::wrapping_add);
+        let sums = numbers.par_chunks(BLOCK).map(|block| watch.check().map(|()| sum(block)));
+        let sum = sums.try_reduce(|| 0, |a, b| Ok(a.wrapping_add(b)))?;
         std::hint::black_box(sum);
         best = best.min(begin.elapsed().as_secs_f64());
     }
-    (len * 8) as f64 / best
+    Ok((len * 8) as f64 / best)
 }
 
 /// A sum in eight lanes, which the compiler keeps in vector registers.
@@ -54,4 +57,19 @@ fn sum(block: &[u64]) -> u64 {
         }
     }
     sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn who_asks_to_stop_is_heard_before_a_pass_is_over() {
+        let watch = Watch { progress: &|_| {}, is_cancelled: &|| true };
+        let begin = Instant::now();
+        let measured = read_bytes_per_second(&Device::Cpu, &watch);
+        assert!(matches!(measured, Err(Error::Cancelled)));
+        assert!(begin.elapsed().as_secs_f64() < 1.0);
+    }
 }

@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::cache::KvCache;
-use crate::error::Result;
+use crate::config::DecoderConfig;
+use crate::error::{Error, Result};
 use crate::footprint::{Footprint, PIECE};
 use crate::model::{Model, Sequence};
 use crate::progress::{Unit, Watch};
@@ -24,6 +25,23 @@ pub struct Settings {
     pub num_steps: usize,
     /// How often each is measured; the median counts.
     pub repeats: usize,
+}
+
+impl Settings {
+    /// Refuses what cannot be measured with a model of so many positions.
+    pub fn check(&self, positions: usize) -> Result<()> {
+        for (option, value) in [("--steps", self.num_steps), ("--repeats", self.repeats)] {
+            if value == 0 {
+                let found = value.to_string();
+                return Err(Error::OptionValue { option, found, expected: "1 or more" });
+            }
+        }
+        if self.num_steps >= positions {
+            let (option, found) = ("--steps", self.num_steps);
+            return Err(Error::NoRoomFor { option, found, available: positions });
+        }
+        Ok(())
+    }
 }
 
 /// What a row measures.
@@ -95,10 +113,11 @@ pub fn bench(
     watch: &Watch,
 ) -> Result<Measured> {
     let positions = model.config().max_position_embeddings;
-    let room = positions.saturating_sub(settings.num_steps);
+    settings.check(positions)?;
+    let room = positions - settings.num_steps;
     let prompts = at_most(&settings.prompts, positions);
     let contexts = at_most(&settings.contexts, room);
-    let shortest = contexts.iter().copied().min().unwrap_or(room.min(1));
+    let shortest = contexts.iter().copied().min().unwrap_or(1);
     let mut decodings: Vec<(usize, usize)> = contexts.into_iter().map(|n| (n, 1)).collect();
     decodings.extend(settings.batches.iter().filter(|&&b| b > 1).map(|&b| (shortest, b)));
 
@@ -136,7 +155,9 @@ pub fn bench(
             watch.done((batch * settings.num_steps) as u64);
             Ok(time)
         })?;
-        let cached = (0..settings.num_steps).map(|step| footprint.cache_bytes(context + step + 1));
+        let config = model.config();
+        let cached = (1..=settings.num_steps)
+            .map(|step| footprint.position_bytes * positions_read(config, context + step) as u64);
         let weights = model.step_bytes() * settings.num_steps as u64;
         rows.push(Row {
             what: What::Decode,
@@ -148,6 +169,11 @@ pub fn bench(
         });
     }
     Ok(Measured { rows, is_finite })
+}
+
+/// The positions whose keys and values the last of `n` tokens sees, of all layers together.
+fn positions_read(config: &DecoderConfig, n: usize) -> usize {
+    config.sliding_windows.iter().map(|window| window.map_or(n, |window| window.min(n))).sum()
 }
 
 /// The lengths, cut to what there is room for, each once; 0 is none.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use infer::bench::{self, Measured, Row, Settings};
 use infer::footprint::Footprint;
-use infer::{Model, Result, bandwidth, load, open};
+use infer::open::{Opened, Wanted};
+use infer::{Model, Result, bandwidth};
 use serde_json::{Value, json};
 
 use crate::chosen;
@@ -20,10 +21,8 @@ struct Loaded {
 }
 
 pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
-    let device = args.run.device.device()?;
-    // Before the model takes its memory.
-    let bandwidth = bandwidth::read_bytes_per_second(&device);
-    let loaded = load(args, terminal)?;
+    let wanted = if args.random_weights { Wanted::Geometry } else { Wanted::Weights };
+    let opened = chosen::find(&args.model, &args.run, wanted, terminal)?;
     let settings = Settings {
         prompts: args.prompts.clone(),
         contexts: args.contexts.clone(),
@@ -31,7 +30,12 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
         num_steps: args.steps,
         repeats: args.repeats,
     };
+    settings.check(opened.config.max_position_embeddings)?;
     let progress = terminal.progress(args.run.quiet);
+    // Before the model takes its memory.
+    let device = args.run.device.device()?;
+    let bandwidth = bandwidth::read_bytes_per_second(&device, &progress.watch())?;
+    let loaded = load(args, &opened, terminal)?;
     let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &progress.watch());
     terminal.clear();
     let measured = measured?;
@@ -46,25 +50,14 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     }
 }
 
-fn load(args: &BenchArgs, terminal: &Terminal) -> Result<Loaded> {
-    let placing = args.run.placing();
-    if args.random_weights {
-        let progress = terminal.progress(args.run.quiet);
-        let config = open::config_alone(&args.model)?;
-        let begin = Instant::now();
-        let loaded = load::load_random(&config, &args.model, placing, &progress.watch());
-        terminal.clear();
-        let (model, footprint) = loaded?;
-        return Ok(Loaded { model, footprint, time: begin.elapsed() });
-    }
-    let opened = chosen::open(&args.model, &args.run, terminal)?;
+fn load(args: &BenchArgs, opened: &Opened, terminal: &Terminal) -> Result<Loaded> {
     let begin = Instant::now();
     let longest =
         args.prompts.iter().chain(&args.contexts).max().copied().unwrap_or(0) + args.steps;
     let batch = args.batches.iter().max().copied().unwrap_or(1);
     let positions = longest.min(opened.config.max_position_embeddings) * batch.max(1);
-    let footprint = opened.footprint(placing, positions)?;
-    let model = chosen::load(&opened, &args.run, positions, terminal)?;
+    let footprint = opened.footprint(args.run.placing(), positions)?;
+    let model = chosen::load(opened, &args.run, positions, terminal)?;
     Ok(Loaded { model, footprint, time: begin.elapsed() })
 }
 

@@ -4,7 +4,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use infer::chat_template::{ChatTemplate, Message};
 use infer::generate::{Generation, Request, Stop};
@@ -39,6 +39,11 @@ pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
     let tokenizer = chosen::tokenizer(&opened, args.run.quiet)?;
     let template = opened.chat_template()?;
     let defaults = opened.generation_config()?;
+    chosen::told(&args.run, &defaults.notes);
+    // Said before weights are read, which may take a while.
+    let sampling = input::sampling(&args.sampling, &defaults);
+    sampling.check(opened.config.vocab_size)?;
+    chosen::told(&args.run, &input::undrawn(&sampling, args.sampling.seed, 1));
     let positions = opened.config.max_position_embeddings;
     let model = chosen::load(&opened, &args.run, positions, terminal)?;
     let mut lines = Lines::open()?;
@@ -81,6 +86,7 @@ fn is_survivable(error: &Error) -> bool {
             | Error::Messages { .. }
             | Error::NothingToTakeBack
             | Error::UnknownChatCommand { .. }
+            | Error::NoFileNamed { .. }
     ) || matches!(error, Error::Io { path, .. } if path.as_os_str() != "standard output")
 }
 
@@ -110,7 +116,7 @@ impl Lines {
             // One that came as the answer ended was meant for the answer.
             terminal.forget_interrupt();
             let line = match self {
-                Self::Typed(editor) => match terminal.wait_for(|| editor.readline("> ")) {
+                Self::Typed(editor) => match terminal.wait_for(|| editor.readline("> "))? {
                     Ok(line) => {
                         editor.add_history_entry(&line).map_err(not_read)?;
                         line
@@ -122,16 +128,13 @@ impl Lines {
                 },
                 Self::Read => {
                     let mut line = String::new();
-                    let read = terminal.wait_for(|| io::stdin().lock().read_line(&mut line));
+                    let read = terminal.wait_for(|| io::stdin().lock().read_line(&mut line))?;
                     if read.map_err(|error| not_read(ReadlineError::Io(error)))? == 0 {
                         return Ok(None);
                     }
                     line
                 }
             };
-            if terminal.signal().is_some() {
-                return Err(Error::Cancelled);
-            }
             if !line.trim().is_empty() {
                 return Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()));
             }
@@ -166,7 +169,10 @@ impl Chat<'_> {
     /// Heeds a line: a command, or what the user says.
     fn turn(&mut self, line: &str) -> Result<()> {
         let Some(command) = line.strip_prefix('/') else {
-            return self.ask(line);
+            if !self.ask(line)? {
+                self.note("it has no answer, and is taken back");
+            }
+            return Ok(());
         };
         let (command, rest) = command.split_once(' ').unwrap_or((command, ""));
         let rest = rest.trim();
@@ -175,6 +181,9 @@ impl Chat<'_> {
             "regen" => return self.answer_anew(),
             "undo" => return self.take_back().map(|_| ()),
             "system" => self.begin_with(Some(rest).filter(|text| !text.is_empty())),
+            "save" | "load" if rest.is_empty() => {
+                return Err(Error::NoFileNamed { command: command.to_owned() });
+            }
             "save" => return save(Path::new(rest), &self.messages),
             "load" => self.messages = load(Path::new(rest))?,
             "stats" => {
@@ -206,29 +215,34 @@ impl Chat<'_> {
         let before = self.messages.clone();
         let question = self.take_back()?;
         let asked = self.ask(&question);
-        if asked.is_err() {
+        if !matches!(asked, Ok(true)) {
             self.messages = before;
         }
-        asked
+        if !asked? {
+            self.note("there is no new answer, and the one before stays");
+        }
+        Ok(())
     }
 
-    /// Adds what the user says and what the model answers; nothing if there is no answer.
-    fn ask(&mut self, text: &str) -> Result<()> {
+    /// Adds what the user says and what the model answers, and returns whether there is an answer: nothing
+    /// is added if there is none.
+    fn ask(&mut self, text: &str) -> Result<bool> {
         self.messages.push(Message::new("user", text));
         let mut answer = String::new();
         let answered = self.answer(&mut answer);
-        if answered.is_err() && answer.is_empty() {
-            self.messages.pop();
-        } else {
+        let is_there = answered.is_ok() || !answer.is_empty();
+        if is_there {
             self.messages.push(Message::new("assistant", answer));
+        } else {
+            self.messages.pop();
         }
         match answered {
             Err(Error::Cancelled) if self.terminal.forget_interrupt() => {
                 print("\n")?;
                 self.note("stopped");
-                Ok(())
+                Ok(is_there)
             }
-            answered => answered,
+            answered => answered.map(|()| is_there),
         }
     }
 
@@ -237,13 +251,36 @@ impl Chat<'_> {
         let prompt = self.tokenizer.encode_chat(&self.template.render(&self.messages, true)?)?;
         let request = self.request(prompt.len())?;
         let progress = self.terminal.progress(true);
+        let (begin, mut first, mut num_tokens) = (Instant::now(), None, 0);
         let mut show = |step: infer::generate::Step| {
+            if step.id.is_some() {
+                first.get_or_insert_with(|| begin.elapsed());
+                num_tokens += 1;
+            }
             answer.push_str(step.text);
             if step.text.is_empty() { Ok(()) } else { print(step.text) }
         };
         let watch = progress.watch();
-        let generation =
-            self.session.generate(self.tokenizer, &prompt, &request, &mut show, &watch)?;
+        let generated = self.session.generate(self.tokenizer, &prompt, &request, &mut show, &watch);
+        let generation = match generated {
+            Ok(generation) => generation,
+            Err(error) => {
+                // What there is of it counts.
+                let prefill = first.unwrap_or_default();
+                let stopped = Generation {
+                    sequences: Vec::new(),
+                    prefill,
+                    decode: begin.elapsed().saturating_sub(prefill),
+                    num_decoded: num_tokens - usize::from(num_tokens > 0),
+                };
+                self.stats = Some(if num_tokens > 0 {
+                    format!("stopped: {}", self.stats(&stopped, prompt.len()))
+                } else {
+                    "stopped before the first token\n".to_owned()
+                });
+                return Err(error);
+            }
+        };
         print("\n")?;
         let [sequence] = &*generation.sequences else { return Ok(()) };
         match sequence.stop {

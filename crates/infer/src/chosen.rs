@@ -42,7 +42,13 @@ pub(crate) fn refuse_stray(models: &[&str], args: &RecipeArgs) -> Result<()> {
     Err(Error::OptionValue { option, found, expected })
 }
 
-fn find(model: &str, args: &RunArgs, wanted: Wanted, terminal: &Terminal) -> Result<Opened> {
+/// Finds a model of which so much is wanted.
+pub(crate) fn find(
+    model: &str,
+    args: &RunArgs,
+    wanted: Wanted,
+    terminal: &Terminal,
+) -> Result<Opened> {
     args.device.device()?;
     let progress = terminal.progress(args.quiet);
     let spec = Spec { layers: args.layers.clone(), ..spec(model, &args.recipe) };
@@ -137,18 +143,24 @@ pub(crate) fn prompt(
         Some(tokenizer) => encode(opened, tokenizer, text, chat),
         None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
     })?;
-    let (vocab_size, available) = (opened.config.vocab_size, opened.config.max_position_embeddings);
-    // Said before weights are read, which may take a while.
+    let available = opened.config.max_position_embeddings;
     if ids.is_empty() {
         return Err(Error::EmptyPrompt);
     }
-    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-        return Err(Error::NoSuchToken { id, vocab_size });
-    }
+    check_tokens(opened, &ids)?;
     if ids.len() > available {
         return Err(Error::TooManyTokens { needed: ids.len(), available });
     }
     Ok((tokenizer, ids))
+}
+
+/// Refuses tokens that the model does not have before weights are read, which may take a while.
+pub(crate) fn check_tokens(opened: &Opened, ids: &[u32]) -> Result<()> {
+    let vocab_size = opened.config.vocab_size;
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        Some(&id) => Err(Error::NoSuchToken { id, vocab_size }),
+        None => Ok(()),
+    }
 }
 
 /// The tokens of a text, or with `--chat` of a chat in which it is what the user says.

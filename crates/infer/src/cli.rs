@@ -223,9 +223,10 @@ pub(crate) struct ChatCommandArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// A folder, a GGUF file, a hub id or a recipe
+    /// A folder, a GGUF file, a hub id or a recipe; --layers and --quantize are for it alone
     pub(crate) model: String,
-    /// The model to compare with, or a .json file with reference logits
+    /// The model to compare with, which may be a recipe, or a .json file with reference logits: it has its
+    /// own tokens, and takes none of --prompt, --text, --ids, --max-tokens and --other-…
     pub(crate) other: String,
     /// Compare behind this text; may be given several times [default: five short texts]
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["text", "ids"])]
@@ -264,7 +265,8 @@ pub(crate) struct CompareArgs {
 pub(crate) struct BenchArgs {
     /// A folder, a GGUF file, a hub id or a recipe
     pub(crate) model: String,
-    /// Random numbers for weights: MODEL need be no more than a config.json, or a folder with one
+    /// Random numbers for weights: MODEL, or a recipe's base, need be no more than a config.json or a folder
+    /// with one
     #[arg(long)]
     pub(crate) random_weights: bool,
     /// Lengths of prompts, in tokens
@@ -276,7 +278,7 @@ pub(crate) struct BenchArgs {
     /// Sequences decoded side by side, at the shortest context
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     pub(crate) batches: Vec<usize>,
-    /// Tokens of each decoding
+    /// Tokens of each decoding; fewer than the model's positions
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) steps: usize,
     /// How often each is measured; the median counts
@@ -449,7 +451,7 @@ pub(crate) struct LengthArgs {
     /// At most so many tokens, those of the prompt included; --max-new-tokens wins over it
     #[arg(long, value_name = "N")]
     pub(crate) max_length: Option<usize>,
-    /// End before this text; may be given several times
+    /// End before this text; may be given several times [default: the model's `stop_strings`]
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
 }

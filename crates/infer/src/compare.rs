@@ -55,7 +55,7 @@ impl Comparison {
 
 /// Compares `model` with `reference` at every position of each of `samples`, sequences of tokens.
 ///
-/// The error is that of models with different vocabularies.
+/// Errors are those of models with different vocabularies, and of a sample without tokens or no sample.
 pub fn compare(
     model: &Model,
     reference: &Model,
@@ -69,6 +69,9 @@ pub fn compare(
             model: one.vocab_size,
             other: other.vocab_size,
         });
+    }
+    if samples.is_empty() || samples.iter().any(Vec::is_empty) {
+        return Err(Error::NothingToCompare { what: "a sequence of tokens" });
     }
     let has_same_layers =
         one.num_hidden_layers == other.num_hidden_layers && one.hidden_size == other.hidden_size;
@@ -123,7 +126,12 @@ pub struct Known {
 }
 
 /// Compares `model` with what is `known` of a reference.
+///
+/// The error is that of no tokens, or of one that the model does not have.
 pub fn compare_known(model: &Model, known: &[Known], watch: &Watch) -> Result<Comparison> {
+    if known.is_empty() {
+        return Err(Error::NothingToCompare { what: "what is known of the reference" });
+    }
     let mut comparison = Comparison::default();
     for Known { ids, top } in known {
         let logits = crate::generate::next_logits(model, ids, watch)?;

@@ -26,6 +26,7 @@ const DEFAULT_MAX_TOKENS: usize = 512;
 
 /// Compares, and returns whether all is within the bounds that were given.
 pub(crate) fn run(args: &CompareArgs, terminal: &Terminal) -> Result<bool> {
+    check_bounds(args)?;
     let comparison = if is_json(&args.other) {
         against_known(args, terminal)?
     } else {
@@ -43,6 +44,20 @@ pub(crate) fn run(args: &CompareArgs, terminal: &Terminal) -> Result<bool> {
     Ok(is_within)
 }
 
+/// Refuses bounds that nothing or everything is within.
+fn check_bounds(args: &CompareArgs) -> Result<()> {
+    for (option, bound, most, expected) in [
+        ("--tolerance", args.tolerance, f64::INFINITY, "0 or more"),
+        ("--max-kl", args.max_kl, f64::INFINITY, "0 or more"),
+        ("--min-agreement", args.min_agreement, 1.0, "from 0 to 1"),
+    ] {
+        if let Some(bound) = bound.filter(|bound| !(0.0..=most).contains(bound)) {
+            return Err(Error::OptionValue { option, found: bound.to_string(), expected });
+        }
+    }
+    Ok(())
+}
+
 fn is_json(other: &str) -> bool {
     let path = Path::new(other);
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) && path.is_file()
@@ -55,6 +70,20 @@ fn against_known(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
             found: max_kl.to_string(),
             expected: "a model to compare with: the file has the best logits only",
         });
+    }
+    for (option, is_given) in [
+        ("--prompt", !args.prompt.is_empty()),
+        ("--text", args.text.is_some()),
+        ("--ids", args.ids.ids.is_some()),
+        ("--max-tokens", args.max_tokens.is_some()),
+        ("--other-dtype", args.other_dtype.is_some()),
+        ("--other-device", args.other_device.is_some()),
+    ] {
+        if is_given {
+            let place =
+                "beside a file of reference logits, which has its own tokens and runs nowhere";
+            return Err(Error::NoMeaning { option, place });
+        }
     }
     let known = reference_logits::read(Path::new(&args.other))?;
     let opened = chosen::open(&args.model, &args.run, terminal)?;
@@ -86,7 +115,13 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
         None => Err(Error::NoTokenizer { model: opened.path().to_owned() }),
     };
     let mut samples = if args.text.is_some() || args.ids.ids.is_some() {
-        vec![Input::file(args.text.as_ref(), &args.ids)?.ids(encode)?]
+        let input = Input::file(args.text.as_ref(), &args.ids, terminal)?;
+        if input.is_empty() {
+            // Also where a tokenizer would make BOS of it.
+            let what = if args.text.is_some() { "the text" } else { "--ids" };
+            return Err(Error::NothingToCompare { what });
+        }
+        vec![input.ids(encode)?]
     } else if args.prompt.is_empty() {
         PROMPTS.iter().map(|text| encode(text)).collect::<Result<Vec<_>>>()?
     } else {
@@ -94,7 +129,15 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     };
     let positions = opened.config.max_position_embeddings.min(other.config.max_position_embeddings);
     let max_tokens = args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).min(positions);
+    if max_tokens == 0 {
+        let (option, found) = ("--max-tokens", "0".to_owned());
+        return Err(Error::OptionValue { option, found, expected: "1 or more" });
+    }
+    if samples.iter().any(Vec::is_empty) {
+        return Err(Error::NothingToCompare { what: "a prompt" });
+    }
     for sample in &mut samples {
+        chosen::check_tokens(&opened, sample)?;
         if sample.len() > max_tokens {
             let all = sample.len();
             let note = format!("the first {max_tokens} of {all} tokens are compared");

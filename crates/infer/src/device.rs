@@ -29,7 +29,9 @@ impl Place {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto => Ok(auto().clone().unwrap_or(Device::Cpu)),
             Self::Cuda(number) => open_cuda(number),
-            Self::Metal if !candle_core::utils::metal_is_available() => Err(missing("metal")),
+            Self::Metal if !candle_core::utils::metal_is_available() => {
+                Err(missing("metal", "metal"))
+            }
             Self::Metal => Device::new_metal(0).map_err(|error| Error::NoDevice {
                 device: "metal".to_owned(),
                 reason: one_line(&error),
@@ -60,9 +62,8 @@ fn first<T, E>(count: usize, open: impl Fn(usize) -> Result<T, E>) -> Result<T, 
     open(0).or_else(|error| (1..count).find_map(|number| open(number).ok()).ok_or(error))
 }
 
-fn missing(device: &str) -> Error {
-    let reason = "this infer was built for the CPU".to_owned();
-    Error::NoDevice { device: device.to_owned(), reason }
+fn missing(device: &str, feature: &'static str) -> Error {
+    Error::NotBuiltFor { device: device.to_owned(), feature }
 }
 
 /// Opens a GPU once: tensors of two handles to one GPU do not mix.
@@ -70,7 +71,7 @@ fn open_cuda(number: usize) -> Result<Device> {
     static OPEN: Mutex<Vec<(usize, Device)>> = Mutex::new(Vec::new());
     let device = format!("cuda:{number}");
     if !candle_core::utils::cuda_is_available() {
-        return Err(missing(&device));
+        return Err(missing(&device, "cuda"));
     }
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, device)) = open.iter().find(|(opened, _)| *opened == number) {

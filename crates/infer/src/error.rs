@@ -196,6 +196,13 @@ pub enum Error {
         command: String,
     },
 
+    /// A chat is to be saved or loaded, and no file is named.
+    #[error("/{command} needs the name of a file")]
+    NoFileNamed {
+        /// The command, without its stroke.
+        command: String,
+    },
+
     /// A question is to be taken back, and none was asked.
     #[error("nothing has been asked yet")]
     NothingToTakeBack,
@@ -272,6 +279,35 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// An option that says nothing about what was asked.
+    #[error("{option} has no meaning {place}")]
+    NoMeaning {
+        /// The option, as on the command line.
+        option: &'static str,
+        /// Where not, and why, as in "beside a file of logits, which has its own tokens".
+        place: &'static str,
+    },
+
+    /// Steps that a model has no room for.
+    #[error(
+        "{option} {found} leaves no token before them in the {available} positions of the model"
+    )]
+    NoRoomFor {
+        /// The option, as on the command line.
+        option: &'static str,
+        /// Its value.
+        found: usize,
+        /// `max_position_embeddings`.
+        available: usize,
+    },
+
+    /// No position at which models could be compared.
+    #[error("there is nothing to compare: {what} is empty")]
+    NothingToCompare {
+        /// What has no tokens, as in "the text".
+        what: &'static str,
+    },
+
     /// Logits that are no numbers.
     #[error("the logits are not finite: {place} is the first to give such numbers")]
     NotFinite {
@@ -313,6 +349,15 @@ pub enum Error {
         device: String,
         /// Why not.
         reason: String,
+    },
+
+    /// A device that this program was not built for.
+    #[error("there is no device {device}: this infer was built for the CPU")]
+    NotBuiltFor {
+        /// As it was asked for.
+        device: String,
+        /// The feature that it is built with.
+        feature: &'static str,
     },
 
     /// Layers that were asked for and do not fit.
@@ -388,7 +433,7 @@ impl Error {
                 "the model looks incomplete; download it again".to_owned()
             }
             Self::NoChatTemplate { .. } => {
-                "a base model goes on with texts: give the prompt without --chat".to_owned()
+                "a base model goes on with texts: infer generate MODEL PROMPT, without --chat".to_owned()
             }
             Self::UnknownChatCommand { .. } => "/help lists them".to_owned(),
             Self::TokenizerVocabulary { .. } => {
@@ -397,6 +442,9 @@ impl Error {
             Self::EmptyPrompt => {
                 "the tokenizer adds no token of its own (BOS); give a text or --ids".to_owned()
             }
+            Self::NotBuiltFor { feature, .. } => format!(
+                "`cargo install --path crates/infer --features {feature}` builds one for it; docs/gpu.md says what that needs"
+            ),
             Self::DoesNotFit { fits, .. } => fits.clone(),
             Self::OutOfMemory { .. } => {
                 "--gpu-layers N leaves more of the model to the cpu; a shorter --max-length, a smaller --num \

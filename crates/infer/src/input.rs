@@ -1,6 +1,6 @@
 //! What the command line means: texts, tokens, and what is asked of generation.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,7 @@ use infer::sampling::Sampling;
 use infer::{Error, Result};
 
 use crate::cli::{IdsArgs, LengthArgs, SamplingArgs};
+use crate::terminal::Terminal;
 
 /// New tokens of `generate` where nothing says how many.
 pub(crate) const DEFAULT_MAX_NEW_TOKENS: usize = 256;
@@ -22,12 +23,16 @@ pub(crate) enum Input {
 
 impl Input {
     /// The argument, `--ids`, or stdin.
-    pub(crate) fn prompt(text: Option<&String>, ids: &IdsArgs) -> Result<Self> {
+    pub(crate) fn prompt(
+        text: Option<&String>,
+        ids: &IdsArgs,
+        terminal: &Terminal,
+    ) -> Result<Self> {
         match (text, &ids.ids) {
-            (_, Some(ids)) => read_ids(ids).map(Self::Ids),
+            (_, Some(ids)) => read_ids(ids, terminal).map(Self::Ids),
             (Some(text), None) => Ok(Self::Text(text.clone())),
             (None, None) => {
-                let mut text = read(Path::new("-"))?;
+                let mut text = read(Path::new("-"), terminal)?;
                 if text.ends_with('\n') {
                     text.pop();
                 }
@@ -37,11 +42,19 @@ impl Input {
     }
 
     /// A file as it is, or `--ids`.
-    pub(crate) fn file(path: Option<&PathBuf>, ids: &IdsArgs) -> Result<Self> {
+    pub(crate) fn file(path: Option<&PathBuf>, ids: &IdsArgs, terminal: &Terminal) -> Result<Self> {
         match (path, &ids.ids) {
-            (Some(path), _) => read(path).map(Self::Text),
-            (None, Some(ids)) => read_ids(ids).map(Self::Ids),
-            (None, None) => Self::prompt(None, ids),
+            (Some(path), _) => read(path, terminal).map(Self::Text),
+            (None, Some(ids)) => read_ids(ids, terminal).map(Self::Ids),
+            (None, None) => Self::prompt(None, ids, terminal),
+        }
+    }
+
+    /// Whether nothing was given.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Ids(ids) => ids.is_empty(),
         }
     }
 
@@ -55,22 +68,19 @@ impl Input {
 }
 
 /// The text of a file; `-` is stdin.
-fn read(path: &Path) -> Result<String> {
+fn read(path: &Path, terminal: &Terminal) -> Result<String> {
     let is_stdin = path.as_os_str() == "-";
-    let mut text = String::new();
-    let read = if is_stdin {
-        io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(path)
-    };
+    let read = terminal.wait_for(|| {
+        if is_stdin { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) }
+    })?;
     let path = if is_stdin { PathBuf::from("standard input") } else { path.to_owned() };
     read.map_err(|source| Error::Io { path, doing: "read", source })
 }
 
 /// `1,2,3`, or `@FILE` with numbers between commas, blanks and brackets.
-fn read_ids(text: &str) -> Result<Vec<u32>> {
+fn read_ids(text: &str, terminal: &Terminal) -> Result<Vec<u32>> {
     let text = match text.strip_prefix('@') {
-        Some(path) => read(Path::new(path))?,
+        Some(path) => read(Path::new(path), terminal)?,
         None => text.to_owned(),
     };
     let is_between = |c: char| c.is_whitespace() || [',', '[', ']'].contains(&c);
@@ -108,7 +118,10 @@ impl Asked<'_> {
             max_new_tokens: self::max_new_tokens(self.length, defaults, prompt_tokens)?
                 .unwrap_or(max_new_tokens),
             eos: defaults.eos.clone(),
-            stop_strings: self.length.stop.clone(),
+            stop_strings: match self.length.stop.as_slice() {
+                [] => defaults.stop_strings.clone(),
+                given => given.to_vec(),
+            },
             num_sequences: self.num,
             top_logprobs: self.top_logprobs,
         })
@@ -116,7 +129,7 @@ impl Asked<'_> {
 }
 
 /// Flags over the model's defaults. A flag that only matters to draws turns drawing on.
-fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Sampling {
+pub(crate) fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Sampling {
     let asks_for_draws = args.temperature.is_some()
         || args.top_k.is_some()
         || args.top_p.is_some()
@@ -134,7 +147,19 @@ fn sampling(args: &SamplingArgs, defaults: &GenerationConfig) -> Sampling {
         presence_penalty: args.presence_penalty.unwrap_or(0.0),
         frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
         logit_bias: args.logit_bias.clone(),
+        suppress_tokens: base.suppress_tokens.clone(),
     }
+}
+
+/// What asks for draws where the best token is taken, in a note.
+pub(crate) fn undrawn(sampling: &Sampling, seed: Option<u64>, num: usize) -> Vec<String> {
+    let asked = match (seed, num) {
+        _ if sampling.temperature > 0.0 => return Vec::new(),
+        (_, num) if num > 1 => "all sequences are the same",
+        (Some(_), _) => "--seed changes nothing",
+        (None, _) => return Vec::new(),
+    };
+    vec![format!("{asked}: the best token is taken, and none is drawn; --temperature T draws")]
 }
 
 /// transformers' two meanings: new tokens, or all of them; the former wins.

@@ -20,8 +20,8 @@
 //! - [`windows`], [`score`](mod@score): how well a text is predicted
 //! - [`compare`](mod@compare), [`reference_logits`]: how far a model is from another
 //! - [`bandwidth`], [`bench`](mod@bench): how fast it runs
-//! - [`open`], `side_files`, [`load`]: a model by its name; what stands beside its weights; what these take, where
-//!   they go, and loading them
+//! - `stand_in`, [`open`], `side_files`, [`load`]: a model by its name; what stands beside its weights; what these
+//!   take, where they go, and loading them
 
 pub mod anatomy;
 mod attention;
@@ -66,6 +66,7 @@ pub mod score;
 pub mod session;
 mod side_files;
 pub mod source;
+mod stand_in;
 pub mod stop_strings;
 mod stored;
 pub mod text_stream;

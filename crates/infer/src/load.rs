@@ -1,7 +1,6 @@
 //! An opened model's weights: what they take, where they go, and loading them.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -9,7 +8,6 @@ use checkpoint::{Dtype, Encoding};
 use dus::blueprint::Blueprint;
 
 use crate::anatomy::EMBEDDING;
-use crate::config::DecoderConfig;
 use crate::device::{self, Devices, Place};
 use crate::error::{Error, Result};
 use crate::footprint::Footprint;
@@ -17,7 +15,7 @@ use crate::model::Model;
 use crate::open::{Files, Opened};
 use crate::placement::{self, GpuLayers, Memory, Plan};
 use crate::progress::Watch;
-use crate::random_weights::{RandomWeights, STORED};
+use crate::random_weights::RandomWeights;
 use crate::source::{MappedWeights, Storage};
 use crate::unbuilt::UnbuiltWeights;
 
@@ -118,13 +116,25 @@ impl Opened {
         Ok(Plan { advice: plan.advice, ..on_cpu })
     }
 
-    /// Loads its weights, which must have been wanted, as `plan` has it.
+    /// Loads its weights, which must have been wanted, or makes them up if its geometry was, as `plan` has
+    /// it.
     pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
         let device = placing.place.device()?;
         let (devices, config) = (Devices::of(plan, &device), self.config.clone());
         // The head is on the GPU if anything is.
         let dtype = self.dtype(placing.arithmetic, &devices.head);
         let storage = self.storage(placing.arithmetic);
+        if self.stand_ins.is_some() {
+            let stored = match self.encoding(EMBEDDING) {
+                Some(Encoding::Plain(stored)) => stored,
+                _ => Dtype::F32,
+            };
+            let shared = self.blueprint().map(shared).unwrap_or_default();
+            let source = RandomWeights::new(&config, self.path(), stored, dtype)
+                .stored(storage)
+                .shared(shared.into_iter().map(|(name, first)| (name.to_owned(), first)));
+            return Model::load(config, &source, devices, watch);
+        }
         match &self.files {
             Files::Built { checkpoint, outline: None } => {
                 let source = MappedWeights::open(Arc::clone(checkpoint), dtype)?.stored(storage);
@@ -155,25 +165,6 @@ impl Opened {
             _ => arithmetic.dtype(device, Dtype::F16),
         }
     }
-}
-
-/// A model of this config with random weights, all of it on one device, and what it takes in memory.
-pub fn load_random(
-    config: &DecoderConfig,
-    spec: &str,
-    placing: Placing,
-    watch: &Watch,
-) -> Result<(Model, Footprint)> {
-    let device = placing.place.device()?;
-    let (dtype, storage) =
-        (placing.arithmetic.dtype(&device, STORED), placing.arithmetic.storage());
-    let source = RandomWeights::new(config, Path::new(spec), dtype).stored(storage);
-    let devices = Devices::all(&device, config.num_hidden_layers);
-    let (positions, element_bytes) = (config.max_position_embeddings, dtype.size_in_bytes());
-    let bytes =
-        |_: &str, shape: &[usize]| storage.bytes(Encoding::Plain(STORED), shape, dtype, &device);
-    let footprint = Footprint::new(config, positions, element_bytes, &bytes, &|_| None);
-    Ok((Model::load(config.clone(), &source, devices, watch)?, footprint))
 }
 
 /// For each new tensor of a plan the number of the first that has the same bytes.

@@ -87,7 +87,7 @@ fn run(command: &Command, terminal: &Terminal) -> Result<bool, (String, Error)> 
 fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = chosen::open(&args.model, &args.run, terminal)?;
-    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids, terminal)?;
     let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat, args.run.quiet)?;
     let model = chosen::load(&opened, &args.run, prompt.len(), terminal)?;
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
@@ -102,7 +102,7 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
 fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     let progress = terminal.progress(args.run.quiet);
     let opened = chosen::open(&args.model, &args.run, terminal)?;
-    let input = Input::prompt(args.prompt.as_ref(), &args.ids)?;
+    let input = Input::prompt(args.prompt.as_ref(), &args.ids, terminal)?;
     let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat, args.run.quiet)?;
     if tokenizer.is_none() && !args.length.stop.is_empty() {
         // Which is the error that there is.
@@ -115,8 +115,17 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
         top_logprobs: args.top_logprobs,
     };
     let defaults = opened.generation_config()?;
+    chosen::told(&args.run, &defaults.notes);
+    if tokenizer.is_none() && !defaults.stop_strings.is_empty() {
+        let note = "the model's `stop_strings` are not heeded: it has no tokenizer";
+        chosen::told(&args.run, &[note.to_owned()]);
+    }
     let request = asked.request(&defaults, prompt.len(), DEFAULT_MAX_NEW_TOKENS)?;
     request.sampling.check(opened.config.vocab_size)?;
+    chosen::told(
+        &args.run,
+        &input::undrawn(&request.sampling, args.sampling.seed, args.num.into()),
+    );
     let begin = Instant::now();
     let positions = prompt.len() + request.max_new_tokens;
     let positions = positions.min(opened.config.max_position_embeddings) * request.num_sequences;
@@ -131,7 +140,8 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
         let object = report::generation_json(&generation, prompt.len(), request.seed);
         print(&format!("{object:#}\n"))?;
     } else if args.num > 1 {
-        print(&report::sequences(&generation))?;
+        let top_logprobs = args.top_logprobs.is_some();
+        print(&report::sequences(&generation, tokenizer.as_ref(), top_logprobs))?;
     } else if args.top_logprobs.is_none() {
         print("\n")?;
     }
@@ -170,7 +180,7 @@ fn show(
 
 fn score(args: &ScoreArgs, terminal: &Terminal) -> Result<(), (String, Error)> {
     // Stdin can be read once, however many models there are.
-    let input = Input::file(args.text.as_ref(), &args.ids);
+    let input = Input::file(args.text.as_ref(), &args.ids, terminal);
     let input = input.map_err(|error| ("cannot score".to_owned(), error))?;
     let mut scores = Vec::new();
     for model in &args.models {
@@ -218,6 +228,7 @@ fn score_one(
     if let Some(max_tokens) = args.max_tokens {
         text.ids.truncate(max_tokens);
     }
+    chosen::check_tokens(&opened, &text.ids)?;
     let positions = opened.config.max_position_embeddings;
     let rule = rule(args, positions)?;
     let windows = rule.cut(text.ids.len(), text.bos.is_some())?;
@@ -254,7 +265,7 @@ fn tokens(args: &TokensArgs, terminal: &Terminal) -> Result<()> {
     let spec = chosen::spec(&args.model, &args.recipe);
     let opened = Opened::find(&spec, Wanted::Outline, &progress.watch())?;
     terminal.clear();
-    let input = Input::prompt(args.text.as_ref(), &args.ids)?;
+    let input = Input::prompt(args.text.as_ref(), &args.ids, terminal)?;
     let tokenizer = chosen::tokenizer_for(&input, &opened, false)?;
     let ids = input.ids(|text| match &tokenizer {
         Some(tokenizer) => chosen::encode(&opened, tokenizer, text, &args.chat),

@@ -80,7 +80,7 @@ fn product(x: &[f32], matrix: &[f32], n: usize, inputs: usize) -> Vec<f32> {
     let outputs = matrix.len() / inputs;
     let mut product = vec![0.0_f32; n * outputs];
     assert_eq!(x.len(), n * inputs, "as many numbers as the shape says");
-    let (width, step) = (outputs as isize, inputs as isize);
+    let (width, step) = (outputs.cast_signed(), inputs.cast_signed());
     let (to, x, matrix) = (product.as_mut_ptr(), x.as_ptr(), matrix.as_ptr());
     let (none, one, conj) = (0.0, 1.0, false);
     #[expect(unsafe_code, reason = "gemm takes addresses and strides")]
@@ -136,12 +136,12 @@ mod tests {
         let halves: Vec<f16> = matrix().map(f16::from_f32).collect();
         let brain: Vec<bf16> = matrix().map(bf16::from_f32).collect();
         let shape = (n, outputs, inputs);
-        let of_f16 = many_rows(&x, &halves, n, inputs);
+        let product = many_rows(&x, &halves, n, inputs);
         let wide = halves.iter().map(|w| w.to_f32()).collect();
-        assert!(of_f16 == by_candle(&x, wide, shape), "{shape:?} in f16");
-        let of_bf16 = many_rows(&x, &brain, n, inputs);
+        assert!(product == by_candle(&x, wide, shape), "{shape:?} in f16");
+        let product = many_rows(&x, &brain, n, inputs);
         let wide = brain.iter().map(|w| w.to_f32()).collect();
-        assert!(of_bf16 == by_candle(&x, wide, shape), "{shape:?} in bf16");
+        assert!(product == by_candle(&x, wide, shape), "{shape:?} in bf16");
     }
 
     fn by_candle(x: &[f32], matrix: Vec<f32>, shape: (usize, usize, usize)) -> Vec<f32> {

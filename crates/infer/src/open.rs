@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use checkpoint::gguf::tokenizer::TokenizerFolder;
-use checkpoint::{Checkpoint, Encoding, folder};
+use checkpoint::{Checkpoint, Encoding};
 use dus::blueprint::{Blueprint, LayoutKind};
 use dus::recipe::{Draft, Recipe, Source};
 use dus::sources::{self, Access};
@@ -15,6 +15,7 @@ use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit, Watch};
 use crate::quantised::Quantize;
+use crate::stand_in::stand_in;
 
 /// How much of a model is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,9 @@ pub enum Wanted {
     Weights,
     /// What stands beside the weights, and their headers; of a model on the hub no weights are fetched.
     Outline,
+    /// Its geometry: weights are made up. Of each model no more need be here than a folder with a
+    /// `config.json`, or that file.
+    Geometry,
 }
 
 /// What to run.
@@ -56,6 +60,8 @@ pub struct Opened {
     /// What matrices of plain numbers become as they are loaded, if anything else.
     pub quantize: Option<Quantize>,
     pub(crate) files: Files,
+    /// The folders of models of which only the geometry was wanted and their configs are here.
+    pub(crate) stand_ins: Option<Vec<TempDir>>,
     /// The tokenizer of a GGUF file, once it was asked for.
     pub(crate) tokenizer_files: OnceLock<Arc<TokenizerFolder>>,
 }
@@ -80,11 +86,38 @@ impl Opened {
         let access = match wanted {
             Wanted::Weights => Access::Weights,
             Wanted::Outline => Access::SideFiles,
+            Wanted::Geometry => return Self::geometry(spec, watch),
         };
         match recipe(spec)? {
             Some(recipe) => Self::unbuilt(recipe, access, watch),
             None => Self::built(&here(&spec.model), access, watch),
         }
+    }
+
+    fn geometry(spec: &Spec, watch: &Watch) -> Result<Self> {
+        let mut folders = Vec::new();
+        let mut replace = |source: &mut Source| -> Result<()> {
+            if let Some(folder) = stand_in(&source.relative_to.join(&source.spec))? {
+                *source = here(&folder.path().display().to_string());
+                folders.push(folder);
+            }
+            Ok(())
+        };
+        let mut opened = if let Some(mut recipe) = recipe(spec)? {
+            recipe.models.iter_mut().try_for_each(|(_, source)| replace(source))?;
+            Self::unbuilt(recipe, Access::SideFiles, watch)?
+        } else {
+            let mut source = here(&spec.model);
+            replace(&mut source)?;
+            Self::built(&source, Access::SideFiles, watch)?
+        };
+        if opened.donor().gguf().is_some() {
+            let place =
+                "for a GGUF file, whose blocks are not made up: give a folder or a config.json";
+            return Err(Error::NoMeaning { option: "--random-weights", place });
+        }
+        opened.stand_ins = Some(folders);
+        Ok(opened)
     }
 
     fn built(source: &Source, access: Access, watch: &Watch) -> Result<Self> {
@@ -115,7 +148,8 @@ impl Opened {
     }
 
     fn new(config: DecoderConfig, notes: Vec<String>, files: Files) -> Self {
-        Self { config, notes, quantize: None, files, tokenizer_files: OnceLock::new() }
+        let tokenizer_files = OnceLock::new();
+        Self { config, notes, quantize: None, files, stand_ins: None, tokenizer_files }
     }
 
     /// Whose tokenizer and settings of generation the model has: itself, or that of its embeddings.
@@ -163,13 +197,6 @@ fn refuse_untranslated(checkpoint: &Checkpoint) -> Result<()> {
             Err(Error::NotInConfig { path, what })
         }
     }
-}
-
-/// The config of a model of which no more than that need be there: a folder with it, or the file.
-pub fn config_alone(spec: &str) -> Result<DecoderConfig> {
-    let path = Path::new(spec);
-    let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
-    DecoderConfig::read(&folder::read_object(&path)?, &path)
 }
 
 /// The recipe that a model is run by, if it is one or a plan is given.

@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 use checkpoint::{Dtype, Encoding};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::anatomy;
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
+use crate::quantised::Bytes;
 use crate::random::uniform;
 use crate::source::{Storage, WeightSource};
+use crate::stored::Stored;
 use crate::weight::Weight;
-
-/// How the tensors of a model are taken to be stored of which no file says it: most are.
-pub const STORED: Dtype = Dtype::BF16;
 
 /// Numbers that a thread makes at once.
 const BLOCK: usize = 1 << 16;
@@ -26,28 +27,43 @@ pub struct RandomWeights {
     path: PathBuf,
     names: Vec<String>,
     shapes: HashMap<String, Vec<usize>>,
+    stored: Dtype,
     dtype: DType,
     storage: Storage,
+    /// The numbers of tensors of which those with one number are one.
+    shared: HashMap<String, usize>,
+    known: Mutex<HashMap<(usize, DeviceLocation), Weight>>,
 }
 
 impl RandomWeights {
-    /// The tensors of the decoder that `config` describes, which errors call `path`.
+    /// The tensors of the decoder that `config` describes, which errors call `path`: made as if they were
+    /// stored in the type `stored` (16 or 32 bits), for arithmetic in `dtype`.
     #[must_use]
-    pub fn new(config: &DecoderConfig, path: &Path, dtype: DType) -> Self {
+    pub fn new(config: &DecoderConfig, path: &Path, stored: Dtype, dtype: DType) -> Self {
         let expected = anatomy::expected(config);
         Self {
             path: path.to_owned(),
             names: expected.iter().map(|tensor| tensor.name.clone()).collect(),
             shapes: expected.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect(),
+            stored,
             dtype,
             storage: Storage::default(),
+            shared: HashMap::new(),
+            known: Mutex::default(),
         }
     }
 
-    /// The same with matrices that are kept as `storage` would keep those of a file in [`STORED`].
+    /// The same with matrices that are stored as `storage` says.
     #[must_use]
     pub fn stored(mut self, storage: Storage) -> Self {
         self.storage = storage;
+        self
+    }
+
+    /// The same with tensors that are one where their numbers are the same.
+    #[must_use]
+    pub fn shared(mut self, numbers: impl Iterator<Item = (String, usize)>) -> Self {
+        self.shared = numbers.collect();
         self
     }
 
@@ -58,6 +74,42 @@ impl RandomWeights {
             more: 0,
         })
     }
+
+    fn make(&self, name: &str, device: &Device) -> Result<Weight> {
+        let shape = self.shape_of(name)?;
+        // The variance keeps activations as they are from layer to layer.
+        let width = (12.0 / shape.last().copied().unwrap_or(1) as f64).sqrt();
+        let seed = name.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
+        let bytes = bytes(self.stored, shape.iter().product(), |block, i| {
+            ((uniform(seed, block, i) - 0.5) * width) as f32
+        });
+        let encoding = Encoding::Plain(self.stored);
+        let bytes = Bytes::Owned(Arc::new(bytes));
+        Stored { name, encoding, shape, bytes, pairs: None }.matrix(
+            self.storage,
+            self.dtype,
+            device,
+        )
+    }
+}
+
+/// `n` numbers as they are stored; `number` gives each by its block and its place there.
+fn bytes(stored: Dtype, n: usize, number: impl Fn(u64, u64) -> f32 + Sync) -> Vec<u8> {
+    let size = stored.bitsize() / 8;
+    let mut bytes = vec![0; n * size];
+    bytes.par_chunks_mut(BLOCK * size).enumerate().for_each(|(block, bytes)| {
+        for (i, bytes) in bytes.chunks_exact_mut(size).enumerate() {
+            let number = number(block as u64, i as u64);
+            match stored {
+                Dtype::BF16 => bytes.copy_from_slice(&bf16::from_f32(number).to_le_bytes()),
+                Dtype::F16 => bytes.copy_from_slice(&f16::from_f32(number).to_le_bytes()),
+                Dtype::F32 => bytes.copy_from_slice(&number.to_le_bytes()),
+                // Others are refused as what they are, or are zeros.
+                _ => {}
+            }
+        }
+    });
+    bytes
 }
 
 impl WeightSource for RandomWeights {
@@ -79,26 +131,19 @@ impl WeightSource for RandomWeights {
 
     fn stored_bytes(&self, name: &str) -> u64 {
         let elements = self.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
-        (elements * self.dtype.size_in_bytes()) as u64
+        (elements * self.stored.bitsize() / 8) as u64
     }
 
     fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {
-        let shape = self.shape_of(name)?;
-        // The variance keeps activations as they are from layer to layer.
-        let width = (12.0 / shape.last().copied().unwrap_or(1) as f64).sqrt();
-        let seed = name.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
-        let mut numbers = vec![0.0_f32; shape.iter().product()];
-        numbers.par_chunks_mut(BLOCK).enumerate().for_each(|(block, numbers)| {
-            for (i, number) in numbers.iter_mut().enumerate() {
-                *number = ((uniform(seed, block as u64, i as u64) - 0.5) * width) as f32;
-            }
-        });
-        let numbers = Tensor::from_vec(numbers, shape, &Device::Cpu)?;
-        let stored = Encoding::Plain(STORED);
-        if let Some(narrow) = self.storage.narrow(stored, shape, self.dtype, device) {
-            return Ok(Weight::Narrow(numbers.to_dtype(narrow)?));
+        let Some(&number) = self.shared.get(name) else { return self.make(name, device) };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (number, device.location());
+        if let Some(known) = known.get(&key) {
+            return Ok(known.clone());
         }
-        Ok(Weight::Dense(numbers.to_dtype(self.dtype)?.to_device(device)?))
+        let new = self.make(name, device)?;
+        known.insert(key, new.clone());
+        Ok(new)
     }
 
     fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
@@ -110,5 +155,11 @@ impl WeightSource for RandomWeights {
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
         Ok(name == other)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let encoding = Encoding::Plain(self.stored);
+        let shapes = self.names.iter().filter_map(|name| self.shape(name));
+        self.storage.notes(shapes.map(|shape| (encoding, shape)))
     }
 }

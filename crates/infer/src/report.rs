@@ -29,17 +29,34 @@ pub(crate) fn logits(logits: &[f32], top: &[(u32, f32)], tokenizer: Option<&Toke
 
 /// A token with its log-probability, and the best ones, on a line.
 pub(crate) fn step(step: &StepLogprobs, tokenizer: Option<&Tokenizer>) -> String {
-    let one = |&(id, logprob): &(u32, f64)| format!("{} {logprob:.4}", piece(tokenizer, id));
+    let name = |id: u32| match tokenizer {
+        Some(_) => piece(tokenizer, id),
+        None => id.to_string(),
+    };
+    let one = |&(id, logprob): &(u32, f64)| format!("{} {logprob:.4}", name(id));
     let top: Vec<String> = step.top.iter().map(one).collect();
     let chosen = one(&(step.id, step.logprob));
     format!("{:>7}  {chosen}  |  {}\n", step.id, top.join(", "))
 }
 
-/// The sequences, one after the other.
-pub(crate) fn sequences(generation: &Generation) -> String {
+/// The sequences, one after the other: their texts, or their tokens without a tokenizer, or a line for
+/// each token where log-probabilities were asked for.
+pub(crate) fn sequences(
+    generation: &Generation,
+    tokenizer: Option<&Tokenizer>,
+    top_logprobs: bool,
+) -> String {
     let mut text = String::new();
     for (i, sequence) in generation.sequences.iter().enumerate() {
-        let _ = writeln!(text, "--- {} ({})\n{}", i + 1, sequence.stop.word(), sequence.text);
+        let _ = writeln!(text, "--- {} ({})", i + 1, sequence.stop.word());
+        if top_logprobs {
+            text.extend(sequence.logprobs.iter().map(|one| step(one, tokenizer)));
+        } else if tokenizer.is_some() {
+            let _ = writeln!(text, "{}", sequence.text);
+        } else {
+            let ids: Vec<String> = sequence.ids.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "{}", ids.join(" "));
+        }
     }
     text
 }

@@ -1,8 +1,10 @@
-//! The choice of the next token, in transformers' order: bias, penalties, temperature, top-k, top-p,
-//! min-p, typical.
+//! The choice of the next token, in transformers' order: bias, penalties, suppressed tokens, temperature,
+//! top-k, top-p, min-p, typical.
 //!
 //! Each warper works on what the one before it left, with probabilities computed anew, as
 //! transformers' `LogitsWarper`s do; tokens that tie with the last that is kept are kept too.
+
+use std::collections::HashSet;
 
 use crate::error::{Error, Result};
 
@@ -29,6 +31,8 @@ pub struct Sampling {
     pub frequency_penalty: f64,
     /// What is added to logits, by token.
     pub logit_bias: Vec<(u32, f64)>,
+    /// Tokens that are never chosen; those that the model does not have change nothing.
+    pub suppress_tokens: Vec<u32>,
 }
 
 impl Default for Sampling {
@@ -43,6 +47,7 @@ impl Default for Sampling {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            suppress_tokens: Vec::new(),
         }
     }
 }
@@ -66,12 +71,21 @@ impl Sampling {
         bounds("--min-p", self.min_p, share(self.min_p), "from 0 to 1")?;
         let typical = self.typical_p > 0.0 && self.typical_p <= 1.0;
         bounds("--typical-p", self.typical_p, typical, "above 0 and up to 1")?;
-        bounds("--repetition-penalty", p, p > 0.0 && p.is_finite(), "above 0")?;
-        for (option, value) in [
+        // Logits are f32: what is not finite there has no order any more.
+        let is_finite = |x: f64| (x as f32).is_finite();
+        bounds("--repetition-penalty", p, p as f32 > 0.0 && is_finite(p), "above 0")?;
+        let biases = self.logit_bias.iter().map(|&(_, bias)| ("--logit-bias", bias));
+        let penalties = [
             ("--presence-penalty", self.presence_penalty),
             ("--frequency-penalty", self.frequency_penalty),
-        ] {
-            bounds(option, value, value.is_finite(), "a number")?;
+        ];
+        for (option, value) in penalties.into_iter().chain(biases) {
+            bounds(option, value, is_finite(value), "a finite number of 32 bits")?;
+        }
+        let suppressed: HashSet<u32> = self.suppress_tokens.iter().copied().collect();
+        if suppressed.iter().filter(|&&id| (id as usize) < vocab_size).count() == vocab_size {
+            let (option, found) = ("suppress_tokens", "all tokens".to_owned());
+            return Err(Error::OptionValue { option, found, expected: "some of them" });
         }
         match self.logit_bias.iter().find(|(id, _)| *id as usize >= vocab_size) {
             Some(&(id, _)) => Err(Error::NoSuchToken { id, vocab_size }),
@@ -112,7 +126,7 @@ impl Sampling {
         left.into_iter().map(|(id, _)| id).zip(probabilities).collect()
     }
 
-    /// Bias and penalties, which greedy choices heed too.
+    /// Bias, penalties and suppressed tokens, which greedy choices heed too.
     fn process(&self, logits: &mut [f32], prompt: &[u32], new: &[u32]) {
         for &(id, bias) in &self.logit_bias {
             logits[id as usize] += bias as f32;
@@ -135,12 +149,24 @@ impl Sampling {
                 logits[run[0] as usize] -= penalty as f32;
             }
         }
+        for logit in &mut *logits {
+            *logit = logit.clamp(f32::MIN, f32::MAX);
+        }
+        for &id in &self.suppress_tokens {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 
     /// The tokens that are left, best first, with their logits.
     fn warp(&self, logits: &[f32]) -> Vec<Candidate> {
-        let scaled = logits.iter().map(|&logit| (f64::from(logit) / self.temperature) as f32);
+        // From the best down: at a temperature near 0 all others are out of reach, and none overflows.
+        let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let scaled =
+            logits.iter().map(|&logit| ((f64::from(logit) - max) / self.temperature) as f32);
         let mut left: Vec<Candidate> = (0..).zip(scaled).collect();
+        left.retain(|&(_, logit)| logit > f32::NEG_INFINITY);
         if self.top_k > 0 && self.top_k < left.len() {
             let (_, kth, _) = left.select_nth_unstable_by(self.top_k - 1, better);
             let lowest = kth.1;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::cache::KvCache;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::footprint::PIECE;
 use crate::model::Model;
 use crate::progress::{Unit, Watch};
@@ -62,8 +62,14 @@ impl Score {
     }
 }
 
-/// Scores `text`, cut by `rule`.
+/// Scores `text`, cut by `rule`; the error is that of a token that the model does not have, or of a text
+/// too short to be cut so.
 pub fn score(model: &Model, text: &Text, rule: Rule, watch: &Watch) -> Result<Score> {
+    // All of them before the first window: a token is read where it is predicted, too.
+    let vocab_size = model.config().vocab_size;
+    if let Some(&id) = text.ids.iter().chain(&text.bos).find(|&&id| id as usize >= vocab_size) {
+        return Err(Error::NoSuchToken { id, vocab_size });
+    }
     let windows = rule.cut(text.ids.len(), text.bos.is_some())?;
     let total: usize = windows.iter().map(|window| window.tokens.len()).sum();
     watch.begin("scoring", total as u64, Unit::Tokens);

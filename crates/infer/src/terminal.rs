@@ -3,21 +3,23 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use dus::progress::waiting_words;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use infer::progress::{Progress, Unit, Watch};
 use infer::{Error, Result};
+use rustix::termios::{self, OptionalActions, Termios};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 /// The terminal, with the signal that asked to stop, if one did.
 pub(crate) struct Terminal {
-    signal: Arc<AtomicUsize>,
-    asked: Arc<AtomicBool>,
-    waits: Arc<AtomicBool>,
+    heard: Arc<Heard>,
     bar: ProgressBar,
     bytes: ProgressStyle,
     tokens: ProgressStyle,
@@ -26,23 +28,32 @@ pub(crate) struct Terminal {
     asked_again: Arc<Mutex<Instant>>,
 }
 
+/// What the thread that hears signals and the program say to each other.
+#[derive(Default)]
+struct Heard {
+    /// The last signal; 0 is none.
+    signal: AtomicI32,
+    /// Whether the program waits for its input, and hears nothing.
+    waits: AtomicBool,
+}
+
 impl Terminal {
     /// Begins to listen for ^C and SIGTERM.
     pub(crate) fn new() -> io::Result<Self> {
-        let signal = Arc::new(AtomicUsize::new(0));
-        let asked = Arc::new(AtomicBool::new(false));
-        let waits = Arc::new(AtomicBool::new(false));
-        for number in [SIGINT, SIGTERM] {
-            if number == SIGINT {
-                // The second ^C ends the process, whatever it waits for.
-                signal_hook::flag::register_conditional_default(number, Arc::clone(&asked))?;
+        let heard = Arc::new(Heard::default());
+        let (listener, modes) = (Arc::clone(&heard), termios::tcgetattr(io::stdin()).ok());
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                let earlier = listener.signal.swap(signal, Ordering::SeqCst);
+                // The second ^C ends the program, whatever it is at; what waits for its input can be
+                // ended at once, and loses nothing.
+                if listener.waits.load(Ordering::SeqCst) || earlier != 0 && signal == SIGINT {
+                    restore(modes.as_ref());
+                    low_level::exit(128 + signal);
+                }
             }
-            // A read goes on after a signal: what waits for a user ends at once, and loses nothing.
-            signal_hook::flag::register_conditional_default(number, Arc::clone(&waits))?;
-            signal_hook::flag::register(number, Arc::clone(&asked))?;
-            let value = usize::try_from(number).map_err(io::Error::other)?;
-            signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
-        }
+        })?;
         let asked_again = Arc::new(Mutex::new(Instant::now()));
         let until = Arc::clone(&asked_again);
         let wait = move |_: &ProgressState, text: &mut dyn fmt::Write| {
@@ -52,9 +63,7 @@ impl Terminal {
         };
         let style = |template| ProgressStyle::with_template(template).map_err(io::Error::other);
         Ok(Self {
-            signal,
-            asked,
-            waits,
+            heard,
             // Shown on stderr, and only where that is a terminal.
             bar: ProgressBar::no_length(),
             bytes: style("{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes}")?,
@@ -66,31 +75,28 @@ impl Terminal {
 
     /// The signal that asked to stop.
     pub(crate) fn signal(&self) -> Option<u8> {
-        let signal = self.signal.load(Ordering::Relaxed);
+        let signal = self.heard.signal.load(Ordering::SeqCst);
         (signal != 0).then(|| u8::try_from(signal).unwrap_or(u8::MAX))
     }
 
-    /// Calls `read`, which waits for a user; a signal ends the process meanwhile.
-    pub(crate) fn wait_for<T>(&self, read: impl FnOnce() -> T) -> T {
-        self.waits.store(true, Ordering::Relaxed);
-        let read = read();
-        self.waits.store(false, Ordering::Relaxed);
-        read
+    /// Calls `read`, which waits for input; a signal ends the program meanwhile.
+    pub(crate) fn wait_for<T>(&self, read: impl FnOnce() -> T) -> Result<T> {
+        self.heard.waits.store(true, Ordering::SeqCst);
+        // A signal that came before found nobody who waits.
+        let read = self.signal().is_none().then(read);
+        self.heard.waits.store(false, Ordering::SeqCst);
+        read.filter(|_| self.signal().is_none()).ok_or(Error::Cancelled)
     }
 
     /// Goes on after ^C, and says whether it was that.
     pub(crate) fn forget_interrupt(&self) -> bool {
-        let is_interrupt = self.signal().map(i32::from) == Some(SIGINT);
-        if is_interrupt {
-            self.signal.store(0, Ordering::Relaxed);
-            self.asked.store(false, Ordering::Relaxed);
-        }
-        is_interrupt
+        let heard = &self.heard.signal;
+        heard.compare_exchange(SIGINT, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// Shows progress from now on, unless `quiet`.
     pub(crate) fn progress(&self, quiet: bool) -> Shown {
-        let (bar, signal) = (self.bar.clone(), Arc::clone(&self.signal));
+        let (bar, heard) = (self.bar.clone(), Arc::clone(&self.heard));
         let (bytes, tokens) = (self.bytes.clone(), self.tokens.clone());
         let (waiting, asked_again) = (self.waiting.clone(), Arc::clone(&self.asked_again));
         let is_waiting = AtomicBool::new(false);
@@ -126,7 +132,7 @@ impl Terminal {
                     bar.enable_steady_tick(Duration::from_millis(100));
                 }
             }),
-            is_cancelled: Box::new(move || signal.load(Ordering::Relaxed) != 0),
+            is_cancelled: Box::new(move || heard.signal.load(Ordering::SeqCst) != 0),
         }
     }
 
@@ -146,6 +152,18 @@ impl Shown {
     pub(crate) fn watch(&self) -> Watch<'_> {
         Watch { progress: &*self.on_progress, is_cancelled: &*self.is_cancelled }
     }
+}
+
+/// Gives a terminal that was read key by key the modes back that it had.
+fn restore(modes: Option<&Termios>) {
+    let Some(modes) = modes else { return };
+    let now = termios::tcgetattr(io::stdin());
+    if now.is_ok_and(|now| now.local_modes == modes.local_modes) {
+        return;
+    }
+    // Where the terminal has gone there is nothing to restore. Pasted text is no longer marked as such.
+    let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, modes);
+    let _ = rustix::io::write(io::stdout(), b"\x1b[?2004l\n");
 }
 
 /// Prints to stdout, at once.

@@ -27,6 +27,8 @@ fn sampling(options: &Value) -> Sampling {
         logit_bias: options["sequence_bias"]
             .as_array()
             .map_or_else(Vec::new, |pairs| pairs.iter().map(bias).collect()),
+        suppress_tokens: serde_json::from_value(options["suppress_tokens"].clone())
+            .unwrap_or_default(),
         ..Sampling::default()
     }
 }
@@ -35,7 +37,7 @@ fn sampling(options: &Value) -> Sampling {
 fn the_tokens_left_and_their_probabilities_are_those_of_transformers() {
     let (recorded, logits, prompt) = recorded();
     let cases = recorded["cases"].as_array().unwrap();
-    assert!(cases.len() >= 13);
+    assert!(cases.len() >= 14);
     for case in cases {
         let options = &case["options"];
         // Prompt and new tokens are one thing to transformers.
@@ -88,6 +90,34 @@ fn temperature_0_is_greedy_whatever_else_is_set() {
 }
 
 #[test]
+fn a_temperature_near_0_is_as_good_as_greedy() {
+    let (_, logits, _) = recorded();
+    let best = infer::sampling::best(&logits);
+    for temperature in [1e-30, 1e-40, 1e-300] {
+        for sampling in [
+            Sampling { temperature, ..Sampling::default() },
+            Sampling { temperature, top_k: 5, top_p: 0.9, min_p: 0.1, ..Sampling::default() },
+            Sampling { temperature, typical_p: 0.5, ..Sampling::default() },
+        ] {
+            for draw in [0.0, 0.5, 0.999_999] {
+                assert_eq!(sampling.choose(logits.clone(), &[], &[], draw), best, "{sampling:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn biases_that_overflow_together_still_have_an_order() {
+    let most = vec![(1, 3e38), (1, 3e38), (2, -3e38), (2, -3e38)];
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling { temperature, logit_bias: most.clone(), ..Sampling::default() };
+        for draw in [0.0, 0.999_999] {
+            assert_eq!(sampling.choose(vec![5.0, 0.0, 9.0], &[], &[], draw), 1);
+        }
+    }
+}
+
+#[test]
 fn values_that_mean_nothing_are_refused() {
     #[track_caller]
     fn check(sampling: &Sampling, expected: &str) {
@@ -102,6 +132,13 @@ fn values_that_mean_nothing_are_refused() {
     check(&typical, "--typical-p is 0, expected above 0 and up to 1");
     let penalty = Sampling { repetition_penalty: 0.0, ..base.clone() };
     check(&penalty, "--repetition-penalty is 0, expected above 0");
+    for bias in [1e39, f64::NEG_INFINITY] {
+        let sampling = Sampling { logit_bias: vec![(3, bias)], ..base.clone() };
+        let expected = format!("--logit-bias is {bias}, expected a finite number of 32 bits");
+        check(&sampling, &expected);
+    }
+    let none = Sampling { suppress_tokens: (0..40).collect(), ..base.clone() };
+    check(&none, "suppress_tokens is all tokens, expected some of them");
     let bias = Sampling { logit_bias: vec![(40, 1.0)], ..base };
     check(&bias, "there is no token 40: the model has ids up to 39");
 }

@@ -264,6 +264,13 @@ fn prompts_that_do_not_fit() {
     infer(&["score", model, "--ids", long, "--window", "9"]).refused(&["9 tokens are more than"]);
     infer(&["score", model, "--ids", long, "--stride", "8"]).refused(&["--stride is 8, expected"]);
     infer(&["score", model, "--ids", long, "--chunks"]).refused(&["9 tokens are too few"]);
+    // Also where a token is only predicted in the piece before the one that it is run in.
+    let at = |first: usize| format!("1{},5000,1", ",3".repeat(first - 1));
+    for first in [7, 512] {
+        infer(&["score", &tiny(), "--ids", &at(first)])
+            .refused(&["there is no token 5000: the model has ids up to 2047"]);
+    }
+    infer(&["compare", model, model, "--ids", "3,40"]).refused(&["there is no token 40"]);
     infer(&["score", model, "--text", "/no/such"]).refused(&["/no/such cannot be read"]);
 }
 
@@ -271,8 +278,10 @@ fn prompts_that_do_not_fit() {
 fn models_and_devices_that_are_not_there() {
     infer(&["logits", "./nothing", "x"]).refused(&["./nothing does not exist"]);
     infer(&["logits", "owner/name", "x"]).refused(&["cannot run owner/name", "owner/name"]);
-    infer(&["logits", &tiny(), "x", "--device", "cuda:0"])
-        .refused(&["there is no device cuda:0: this infer was built for the CPU"]);
+    infer(&["logits", &tiny(), "x", "--device", "cuda:0"]).refused(&[
+        "there is no device cuda:0: this infer was built for the CPU",
+        "hint: `cargo install --path crates/infer --features cuda` builds one for it; docs/gpu.md",
+    ]);
     infer(&["generate", &tiny(), "x", "--top-p", "2"])
         .refused(&["--top-p is 2, expected from 0 to 1"]);
     infer(&["generate", &tiny(), "x", "--logit-bias", "2048=1"])

@@ -1,11 +1,14 @@
 //! `infer chat`, and `--chat`.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{self, OpenptFlags};
+use rustix::termios::tcgetattr;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{Dtype, Tensor, raw, weights};
@@ -108,7 +111,11 @@ fn a_model_without_a_template_or_with_one_that_fails() {
     with(Value::Null);
     infer(&["generate", model, "--chat", "hi"])
         .refused(&["has no chat template", "hint: a base model goes on with texts"]);
-    infer_with_stdin(&["chat", model], "hi\n").refused(&["cannot talk with", "no chat template"]);
+    infer_with_stdin(&["chat", model], "hi\n").refused(&[
+        "cannot talk with",
+        "no chat template",
+        "hint: a base model goes on with texts: infer generate MODEL PROMPT",
+    ]);
     with("{{ raise_exception('Only robots may speak') }}".into());
     infer(&["generate", model, "--chat", "hi"])
         .refused(&["the chat template failed: Only robots may speak (line 1)"]);
@@ -202,7 +209,7 @@ fn what_cannot_be_done_leaves_the_conversation_as_it_was() {
     let said = chat(
         &[],
         &format!(
-            "/undo\n/regen\n/what\n/help\n/load {}\n/load /no/such\n{long}\nIn the beginning\n/save {}\n",
+            "/undo\n/regen\n/what\n/save\n/load \n/help\n/load {}\n/load /no/such\n{long}\nIn the beginning\n/save {}\n",
             file.display(),
             file.display()
         ),
@@ -210,6 +217,8 @@ fn what_cannot_be_done_leaves_the_conversation_as_it_was() {
     for part in [
         "nothing has been asked yet",
         "there is no command /what",
+        "/save needs the name of a file",
+        "/load needs the name of a file",
         "hint: /help lists them",
         "/regen ",
         "is not a list of messages",
@@ -265,6 +274,90 @@ fn an_interrupt_stops_the_answer_and_not_the_program() {
     assert_eq!(stderr.matches("note: stopped").count(), 2, "{stderr}");
 }
 
+/// Reads lines until one has all of `text`.
+fn read_until(lines: &mut impl BufRead, text: &str) {
+    let mut all = String::new();
+    loop {
+        let begin = all.len();
+        assert!(lines.read_line(&mut all).unwrap() > 0, "{text:?} is missing: {all}");
+        if all[begin..].contains(text) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_question_that_is_stopped_before_its_answer_is_taken_back_and_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let saved = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(dir.path().join(name)).unwrap()).unwrap()
+    };
+    let before = json!([
+        { "role": "user", "content": "Who?" },
+        { "role": "assistant", "content": "He." },
+    ]);
+    std::fs::write(dir.path().join("before"), before.to_string()).unwrap();
+    // BOS is a token without a text: an answer that never begins.
+    let mut child = program()
+        .args(["chat", &tiny(), "--logit-bias", "1=1000"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut stop = |question: &str, stderr: &mut BufReader<_>| {
+        stdin.write_all(format!("/help\n{question}\n").as_bytes()).unwrap();
+        read_until(stderr, "^D leaves");
+        std::thread::sleep(Duration::from_millis(300));
+        let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+        read_until(stderr, "note: stopped");
+    };
+    stop("In the beginning", &mut stderr);
+    read_until(&mut stderr, "note: it has no answer, and is taken back");
+    stop(&format!("/stats\n/save {}\n/load {}\n/regen", path("none"), path("before")), &mut stderr);
+    read_until(&mut stderr, "note: there is no new answer, and the one before stays");
+    stdin.write_all(format!("/save {}\n", path("after")).as_bytes()).unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    assert_eq!((saved("none"), saved("after")), (json!([]), before));
+}
+
+#[test]
+fn the_speed_of_a_stopped_answer_is_told() {
+    let mut child = program()
+        .args(["chat", &tiny(), "--logit-bias", "2=-1000"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdin.write_all(b"In the beginning\n").unwrap();
+    stdout.read_exact(&mut [0; 8]).unwrap();
+    let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    stdout.read_line(&mut String::new()).unwrap();
+    stdin.write_all(b"/stats\n").unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let stats = stderr.lines().find(|line| line.starts_with("stopped: ")).unwrap();
+    assert!(
+        stats.contains(" tokens of prompt, 0 of them kept") && stats.contains(", decode "),
+        "{stats}"
+    );
+}
+
+#[test]
+fn options_that_mean_nothing_are_refused_before_a_question() {
+    infer(&["chat", &tiny(), "--top-p", "2"]).refused(&["--top-p is 2, expected from 0 to 1"]);
+}
+
 #[test]
 fn a_signal_ends_a_program_that_waits() {
     for (name, number) in [("INT", 2), ("TERM", 15)] {
@@ -283,8 +376,43 @@ fn a_signal_ends_a_program_that_waits() {
         std::thread::sleep(Duration::from_millis(300));
         let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
         assert!(sent.unwrap().success());
-        assert_eq!(child.wait().unwrap().signal(), Some(number));
+        assert_eq!(child.wait().unwrap().code(), Some(128 + number));
     }
+}
+
+/// A pseudo-terminal: the side that a person types at, and the one that a program sees.
+fn pty() -> (OwnedFd, OwnedFd) {
+    let person = pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    pty::grantpt(&person).unwrap();
+    pty::unlockpt(&person).unwrap();
+    let path = pty::ptsname(&person, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    (person, rustix::fs::open(path.as_c_str(), flags, Mode::empty()).unwrap())
+}
+
+#[test]
+fn a_terminal_has_its_modes_back_after_a_signal() {
+    let (_person, tty) = pty();
+    let before = tcgetattr(&tty).unwrap().local_modes;
+    let stdio = || Stdio::from(tty.try_clone().unwrap());
+    let mut child = program()
+        .args(["chat", &tiny(), "--quiet"])
+        .env("TERM", "xterm")
+        .stdin(stdio())
+        .stdout(stdio())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It reads key by key as soon as it waits for a line.
+    let begin = Instant::now();
+    while tcgetattr(&tty).unwrap().local_modes == before {
+        assert!(begin.elapsed() < Duration::from_mins(1));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let sent = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(tcgetattr(&tty).unwrap().local_modes, before);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `infer generate`.
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use testkit::{Family, TinyModel};
 
 use crate::infer::{Said, data, infer, tiny};
@@ -97,8 +98,8 @@ fn a_seed_gives_the_same_tokens_alone_and_beside_others() {
     assert_eq!(again["ids"], any["ids"]);
 }
 
-#[test]
-fn the_models_defaults_hold_where_no_flag_says_otherwise() {
+/// The tiny model with another `generation_config.json`.
+fn tiny_with(generation_config: &Value) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(tiny()).unwrap() {
         let path = entry.unwrap().path();
@@ -106,9 +107,63 @@ fn the_models_defaults_hold_where_no_flag_says_otherwise() {
     }
     let file = dir.path().join("generation_config.json");
     std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, generation_config.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn the_models_settings_are_heeded_or_named() {
+    let said = |generation_config: Value, args: &[&str]| {
+        let dir = tiny_with(&generation_config);
+        let model = dir.path().to_str().unwrap();
+        let fixed = ["generate", model, "In the beginning", "--max-new-tokens", "12", "--json"];
+        infer(&[&fixed, args].concat())
+    };
+    let plain = said(json!({}), &[]).done();
+    assert_eq!(plain.json()["ids"][0], 393);
+    assert!(!plain.stderr.contains("note:"), "{plain:?}");
+    let suppressed = said(json!({ "suppress_tokens": [393, 1_000_000] }), &[]).done().json();
+    assert!(!suppressed["ids"].as_array().unwrap().contains(&json!(393)), "{suppressed}");
+    for stop_strings in [json!("LORD"), json!(["nowhere", "LORD"])] {
+        let stopped = said(json!({ "stop_strings": stop_strings }), &[]).done().json();
+        assert_eq!(
+            (&stopped["text"], &stopped["stop"]),
+            (&json!("of the "), &json!("stop_string"))
+        );
+    }
+    let other = said(json!({ "stop_strings": "LORD" }), &["--stop", "nowhere"]).done().json();
+    assert_eq!(other["ids"], plain.json()["ids"]);
+    let unheeded = json!({ "num_beams": 4, "no_repeat_ngram_size": 3, "bad_words_ids": [[5, 6]],
+        "min_new_tokens": 7, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_h": 0.4 });
+    let named = said(unheeded, &[]).done();
+    let note = "generation_config.json: bad_words_ids, epsilon_cutoff, eta_cutoff, min_new_tokens, \
+                no_repeat_ngram_size, num_beams, top_h\n";
+    assert!(
+        named.stderr.contains("note: not heeded of ") && named.stderr.contains(note),
+        "{named:?}"
+    );
+    let nothing = json!({ "num_beams": 1, "no_repeat_ngram_size": 0, "bad_words_ids": [],
+        "min_new_tokens": null, "epsilon_cutoff": 0.0, "eta_cutoff": 0, "top_h": null });
+    let quiet = said(nothing, &[]).done();
+    assert!(!quiet.stderr.contains("note:"), "{quiet:?}");
+    for (key, value, expected) in [
+        ("top_p", json!(2), "is 2, expected from 0 to 1"),
+        ("temperature", json!(-1.0), "is -1.0, expected 0 or more"),
+        ("typical_p", json!(0), "is 0, expected above 0 and up to 1"),
+        ("repetition_penalty", json!("x"), "is \"x\", expected above 0"),
+        ("suppress_tokens", json!([-1]), "is [-1], expected a list of tokens"),
+        ("stop_strings", json!([1]), "is [1], expected a text, or a list of texts"),
+    ] {
+        let key_in = format!("`{key}` in ");
+        said(json!({ key: value }), &[]).refused(&[&key_in, "generation_config.json", expected]);
+    }
+}
+
+#[test]
+fn the_models_defaults_hold_where_no_flag_says_otherwise() {
     let defaults = json!({ "do_sample": true, "temperature": 0.9, "top_p": 0.8,
         "eos_token_id": [2, 384], "max_new_tokens": 12 });
-    std::fs::write(&file, defaults.to_string()).unwrap();
+    let dir = tiny_with(&defaults);
     let object = |args: &[&str]| {
         let model = dir.path().to_str().unwrap();
         infer(&[&["generate", model, "In the", "--json"], args].concat()).done().json()
@@ -123,6 +178,22 @@ fn the_models_defaults_hold_where_no_flag_says_otherwise() {
     let said = ["--temperature", "0.9", "--top-p", "0.8", "--top-k", "50", "--seed", "3"];
     assert_eq!(object(&[&bias[..], &said].concat())["ids"], drawn["ids"]);
     assert_ne!(object(&bias)["ids"], drawn["ids"]);
+}
+
+#[test]
+fn what_asks_for_draws_where_there_are_none_is_said() {
+    let said =
+        |more: &[&str]| generate(&[&["In the", "--max-new-tokens", "1"], more].concat()).stderr;
+    let seed = "note: --seed changes nothing: the best token is taken";
+    let num = "note: all sequences are the same: the best token is taken";
+    assert!(said(&["--seed", "1"]).contains(seed));
+    assert!(said(&["--num", "2"]).contains(num));
+    assert!(said(&["--num", "2", "--seed", "1"]).contains(num));
+    for quiet in
+        [&[][..], &["--seed", "1", "--temperature", "1"], &["--num", "2", "--top-p", "0.9"]]
+    {
+        assert!(!said(quiet).contains("note:"), "{quiet:?}");
+    }
 }
 
 #[test]
@@ -159,4 +230,13 @@ fn a_model_without_a_tokenizer_takes_and_gives_ids() {
         object["ids"].as_array().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(said.stdout.split_whitespace().collect::<Vec<_>>(), ids);
     assert_eq!(object["text"], "");
+    let two = infer(&[&args[..], &["--num", "2"]].concat()).done().stdout;
+    let (ids, stop) = (ids.join(" "), object["stop"].as_str().unwrap());
+    assert_eq!(two, format!("--- 1 ({stop})\n{ids}\n--- 2 ({stop})\n{ids}\n"));
+    let lines = infer(&[&args[..], &["--top-logprobs", "2"]].concat()).done().stdout;
+    let first: Vec<&str> = lines.lines().next().unwrap().split_whitespace().collect();
+    // The token, once more with its log-probability, and the best ones: here it is the best.
+    assert_eq!((first[0], first[1], first[3], first[4]), (first[4], first[4], "|", first[1]));
+    let two = infer(&[&args[..], &["--top-logprobs", "2", "--num", "2"]].concat()).done().stdout;
+    assert_eq!(two, format!("--- 1 ({stop})\n{lines}--- 2 ({stop})\n{lines}"));
 }

@@ -65,6 +65,54 @@ fn another_model_is_far_and_one_of_another_vocabulary_is_refused() {
 }
 
 #[test]
+fn nothing_is_no_reason_to_pass() {
+    let (dir, tiny) = (tempfile::tempdir().unwrap(), tiny());
+    let file = dir.path().join("empty");
+    std::fs::write(&file, "").unwrap();
+    let bound = ["--tolerance", "0"];
+    let with = |more: &[&str]| compare(&[&[tiny.as_str()], &bound[..], more].concat());
+    with(&["--ids", ""]).refused(&["there is nothing to compare: --ids is empty"]);
+    with(&["--text", file.to_str().unwrap()])
+        .refused(&["there is nothing to compare: the text is empty"]);
+    with(&["--max-tokens", "0"]).refused(&["--max-tokens is 0, expected 1 or more"]);
+    // This tokenizer adds no token of its own.
+    let bare = tiny_model(Family::Llama);
+    let bare = bare.path().to_str().unwrap();
+    infer(&["compare", bare, bare, "--prompt", ""])
+        .refused(&["there is nothing to compare: a prompt is empty"]);
+}
+
+#[test]
+fn bounds_are_numbers_that_mean_something() {
+    let tiny = tiny();
+    for (bound, expected) in [
+        ("--min-agreement=1.5", "--min-agreement is 1.5, expected from 0 to 1"),
+        ("--min-agreement=NaN", "--min-agreement is NaN, expected from 0 to 1"),
+        ("--tolerance=-1", "--tolerance is -1, expected 0 or more"),
+        ("--max-kl=NaN", "--max-kl is NaN, expected 0 or more"),
+    ] {
+        compare(&[&tiny, bound]).refused(&[expected]);
+    }
+}
+
+#[test]
+fn models_of_different_depth_have_no_layers_to_compare_and_agree_too_rarely() {
+    let tiny = tiny();
+    let args = [tiny.as_str(), "--layers", "0..2", "--ids", "1,1035,384,446,1565,1270,393,384"];
+    let bound = ["--min-agreement", "0.9"];
+    let said = compare(&[&args[..], &bound].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(!said.stdout.contains("layer "), "{said:?}");
+    assert!(said.stdout.ends_with("beyond the bounds that were given\n"), "{said:?}");
+    let said = compare(&[&args[..], &bound, &["--json"]].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let object = said.json();
+    assert_eq!((&object["layer_cosines"], &object["within_bounds"]), (&Value::Null, &json!(false)));
+    assert!(object["top1_agreement"].as_f64().unwrap() < 0.9, "{object}");
+    compare(&[&args[..], &["--min-agreement", "0"]].concat()).done();
+}
+
+#[test]
 fn logits_of_transformers_stand_in_for_a_model() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("reference.json");
@@ -82,6 +130,17 @@ fn logits_of_transformers_stand_in_for_a_model() {
     let said = compare(&[path, "--tolerance", "1e-9"]);
     assert_eq!(said.code, Some(1), "{said:?}");
     compare(&[path, "--max-kl", "1"]).refused(&["--max-kl is 1, expected a model"]);
+    for (option, value) in [
+        ("--text", "/no/such"),
+        ("--prompt", "In"),
+        ("--ids", "1"),
+        ("--max-tokens", "1"),
+        ("--other-dtype", "f32"),
+        ("--other-device", "cpu"),
+    ] {
+        let expected = format!("{option} has no meaning beside a file of reference logits");
+        compare(&[path, option, value]).refused(&[&expected]);
+    }
 }
 
 #[test]
@@ -145,6 +204,60 @@ fn a_bench_needs_no_more_than_a_config() {
     let lines = infer(&args).done().stdout;
     assert!(lines.contains("memory reads ") && lines.contains("random weights"), "{lines}");
     infer(&["bench", model]).refused(&["cannot measure"]);
+    let at = |steps| ["bench", model, "--random-weights", "--steps", steps];
+    infer(&at("2000")).refused(&["--steps 2000 leaves no token before them in the 1024 positions"]);
+    infer(&at("0")).refused(&["--steps is 0, expected 1 or more"]);
+}
+
+/// One row of a bench with random weights: the shortest there is.
+fn bench_row(args: &[&str]) -> Value {
+    let least =
+        ["--random-weights", "--prompts", "0", "--batches", "1", "--repeats", "1", "--json"];
+    infer(&[&["bench"], args, &least].concat()).done().json()
+}
+
+#[test]
+fn a_plan_of_random_weights_takes_the_memory_of_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(Path::new(&tiny()).join("config.json"), dir.path().join("config.json")).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let config = dir.path().join("config.json").display().to_string();
+    let steps = ["--contexts", "1", "--steps", "1"];
+    let bench = |args: &[&str]| bench_row(&[args, &steps[..]].concat());
+    let base = bench(&[model]);
+    let deep = bench(&[&config, "--layers", "dus(8)"]);
+    // 48 layers are read at each step, and 32 are there.
+    let layer = 128 * 128 * 2 + 2 * 64 * 128 + 3 * 128 * 320;
+    assert_eq!(deep["step_bytes"], 4 * (48 * layer + 2048 * 128));
+    assert_eq!(deep["weight_bytes"], base["weight_bytes"]);
+    let recipe = dir.path().join("deep.toml");
+    std::fs::write(&recipe, "base = \".\"\nlayers = \"dus(8)\"\n").unwrap();
+    let by_recipe = bench(&[recipe.to_str().unwrap()]);
+    assert_eq!(by_recipe["step_bytes"], deep["step_bytes"]);
+    let quantised = bench(&[model, "--quantize", "q8_0"]);
+    // 34 bytes for 32 numbers, which took 128.
+    let bytes = |object: &Value| object["step_bytes"].as_u64().unwrap();
+    assert!(3 * bytes(&quantised) < bytes(&base), "{quantised}");
+    infer(&["bench", model, "--random-weights", "--layers", "dus(17)"])
+        .refused(&["dus(17) would lose layers"]);
+    let gguf = dir.path().join("tiny.gguf");
+    testkit::gguf::TinyGguf::of("F16").write(&gguf);
+    infer(&["bench", gguf.to_str().unwrap(), "--random-weights"])
+        .refused(&["--random-weights has no meaning for a GGUF file"]);
+}
+
+#[test]
+fn a_step_reads_no_more_than_its_window() {
+    let object = bench_row(&[&tiny(), "--contexts", "512", "--steps", "2"]);
+    let row = &object["rows"][0];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let read = number(&row["read_bandwidth_fraction"])
+        * number(&object["read_bytes_per_second"])
+        * number(&row["seconds"]);
+    // Of 513 and 514 positions each of 32 layers sees 256, with two heads of 32 twice in f32.
+    let cache = 32 * 256 * 2 * 2 * 32 * 4;
+    let expected = 2.0 * (number(&object["step_bytes"]) + f64::from(cache));
+    assert!((read / expected - 1.0).abs() < 1e-9, "{read}, {expected}");
 }
 
 #[test]

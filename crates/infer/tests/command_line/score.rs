@@ -1,6 +1,7 @@
 //! `infer score`.
 
 use serde_json::Value;
+use testkit::{Family, TinyModel};
 
 use crate::infer::{data, infer, infer_with_stdin, tiny};
 
@@ -28,6 +29,34 @@ fn sums_are_those_of_transformers() {
         assert!((number(&object, "perplexity") - nats.exp()).abs() < 1e-9);
         assert!(object["bits_per_byte"].is_null());
     }
+}
+
+/// The standard error of the mean, from the differences of all pairs of log-probabilities, each of
+/// which `logits` gives behind its own prompt.
+#[test]
+fn the_standard_error_is_that_of_the_mean_of_independent_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    TinyModel::of(Family::Llama).write(dir.path());
+    let model = dir.path().to_str().unwrap();
+    let ids = ["3", "17", "4", "38", "9", "22", "5", "30"];
+    let object = infer(&["score", model, "--ids", &ids.join(","), "--json"]).done().json();
+    let mut logprobs = Vec::new();
+    for n in 1..ids.len() {
+        let args = ["logits", model, "--ids", &ids[..n].join(","), "--top", "40", "--json"];
+        let top: Vec<(u32, f64)> =
+            serde_json::from_value(infer(&args).done().json()["top"].clone()).unwrap();
+        let sum: f64 = top.iter().map(|(_, logit)| logit.exp()).sum();
+        let next: u32 = ids[n].parse().unwrap();
+        let (_, logit) = top.iter().find(|(id, _)| *id == next).unwrap();
+        logprobs.push(logit - sum.ln());
+    }
+    let n = logprobs.len() as f64;
+    let squares = logprobs.iter().flat_map(|x| logprobs.iter().map(move |y| (x - y) * (x - y)));
+    let variance = squares.sum::<f64>() / (2.0 * n * (n - 1.0));
+    let expected = (variance / n).sqrt();
+    let found = number(&object, "standard_error");
+    assert!((found - expected).abs() < 1e-6 && found > 1e-3, "{found}, {expected}");
+    assert!((number(&object, "sum_logprob") - logprobs.iter().sum::<f64>()).abs() < 1e-4);
 }
 
 #[test]

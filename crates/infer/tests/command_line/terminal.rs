@@ -34,7 +34,7 @@ impl Screen {
     fn open(args: &[&str]) -> Option<Self> {
         if !Command::new("script").arg("--version").output().is_ok_and(|said| said.status.success())
         {
-            eprintln!("skipped: `script` is not installed");
+            testkit::skipped("`script` is not installed");
             return None;
         }
         let infer = program();

@@ -2,9 +2,14 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
-use infer::{Model, Sequence};
+use infer::device::Place;
+use infer::load::Arithmetic;
+use infer::open::{Opened, Spec, Wanted};
+use infer::progress::{Progress, Watch};
+use infer::{Error, Model, Sequence};
 use serde_json::json;
 use testkit::{Family, TinyModel};
 
@@ -185,4 +190,25 @@ fn what_is_not_there_is_an_error() {
     // None of them is no error.
     let same = model.forward_layers(4..4, hidden(), cache).unwrap();
     assert_close(&same, &hidden(), "no layers");
+}
+
+#[test]
+fn who_asks_to_stop_is_heard_while_weights_are_read() {
+    let has_begun = AtomicBool::new(false);
+    let watch = Watch {
+        progress: &|progress| {
+            if matches!(progress, Progress::Begin { doing: "loading", .. }) {
+                has_begun.store(true, Ordering::Relaxed);
+            }
+        },
+        is_cancelled: &|| has_begun.load(Ordering::Relaxed),
+    };
+    let tiny = Path::new(ROOT).join("examples/tiny-mistral-32l").display().to_string();
+    for layers in [None, Some("dus(8)".to_owned())] {
+        has_begun.store(false, Ordering::Relaxed);
+        let spec = Spec { layers, ..Spec::new(&tiny) };
+        let opened = Opened::find(&spec, Wanted::Weights, &watch).unwrap();
+        let loaded = opened.load(Arithmetic::Auto, Place::Cpu, &watch);
+        assert!(matches!(loaded, Err(Error::Cancelled)));
+    }
 }
