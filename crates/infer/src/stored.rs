@@ -76,7 +76,7 @@ impl Storage {
         device: &Device,
     ) -> u64 {
         let blocks = self.blocks(encoding, shape);
-        if let Some(bytes) = blocks.and_then(|ty| Encoding::Blocks(ty).num_bytes(shape)) {
+        if let Some(bytes) = blocks.and_then(|ty| quantised::num_bytes(ty, shape, device)) {
             return bytes;
         }
         let dtype = self.narrow(encoding, shape, dtype, device).unwrap_or(dtype);
@@ -292,5 +292,48 @@ fn rounded(
         DType::BF16 => Tensor::from_vec(numbers::round_bf16(&numbers), shape, device),
         DType::F16 => Tensor::from_vec(numbers::round_f16(&numbers), shape, device),
         _ => Tensor::from_vec(numbers, shape, device)?.to_dtype(dtype),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORAGES: [Storage; 4] = [
+        Storage::Dense,
+        Storage::AsStored,
+        Storage::Quantize(Quantize::Q8_0),
+        Storage::Quantize(Quantize::Q4K),
+    ];
+
+    /// What is planned for a matrix on the CPU is what it takes there.
+    #[track_caller]
+    fn check(encoding: Encoding, shape: &[usize], pairs: Option<usize>) {
+        let num_bytes = encoding.num_bytes(shape).unwrap() as usize;
+        let bytes = Bytes::Owned(Arc::new(vec![0; num_bytes]));
+        let stored = Stored { name: "a", encoding, shape, bytes, pairs };
+        for storage in STORAGES {
+            for dtype in [DType::F32, DType::BF16] {
+                let planned = storage.bytes(encoding, shape, dtype, &Device::Cpu);
+                let held = stored.matrix(storage, dtype, &Device::Cpu).unwrap().bytes();
+                assert_eq!(planned, held, "{encoding} of {shape:?} in {storage:?}, {dtype:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_take_what_is_planned_for_them() {
+        for stored in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            for shape in [[40, 512], [5, 96], [5, 33]] {
+                check(Encoding::Plain(stored), &shape, None);
+            }
+        }
+        for &ty in GgmlType::ALL.iter().filter(|&&ty| dus::arithmetic::blocks::can_decode(ty)) {
+            // Of a tile that is not filled up, too.
+            for outputs in [32, 40] {
+                check(Encoding::Blocks(ty), &[outputs, 512], None);
+                check(Encoding::Blocks(ty), &[outputs, 512], Some(8));
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Module, Result, Shape, Tensor};
+use checkpoint::Encoding;
 use checkpoint::gguf::GgmlType;
 use dus::arithmetic::blocks;
 use rayon::prelude::*;
@@ -12,14 +13,15 @@ use rayon::prelude::*;
 use super::blocks::Blocks;
 use super::forms::{Form, with_form};
 use super::product::{by_rows, by_tiles};
-use super::tiles::Tiles;
+use super::tiles::{self, Tiles};
 use crate::dot::contiguous;
 use crate::instructions::Instructions;
 
 /// A matrix of (outputs, inputs) in quantised blocks. A clone is the same memory.
 ///
 /// On the CPU any type that `dus` decodes is multiplied by: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`
-/// and `Q2_K` to `Q6_K` in tiles, with activations of 8 bits; the others row by decoded row.
+/// and `Q2_K` to `Q6_K` in tiles, which are all that is kept, with activations of 8 bits; the others
+/// row by decoded row.
 /// Other devices have what candle has.
 #[derive(Debug, Clone)]
 pub struct QuantisedMatrix {
@@ -30,8 +32,10 @@ pub struct QuantisedMatrix {
 
 #[derive(Debug, Clone)]
 enum Storage {
-    /// On the CPU, by tiles where the type has them.
-    Cpu { blocks: Blocks, tiles: Option<Arc<Tiles>> },
+    /// On the CPU, of a type that has tiles.
+    Tiles { ty: GgmlType, tiles: Arc<Tiles> },
+    /// On the CPU, of another type.
+    Blocks(Blocks),
     /// On another device.
     Device { blocks: Arc<QTensor>, product: QMatMul },
 }
@@ -44,8 +48,12 @@ impl QuantisedMatrix {
             return Ok(None);
         }
         if let Device::Cpu = device {
-            let tiles = with_form!(blocks.ty(), tiles(&blocks)).map(Arc::new);
-            return Ok(Some(Self { dtype, storage: Storage::Cpu { blocks, tiles } }));
+            let ty = blocks.ty();
+            let storage = match with_form!(ty, tiles(&blocks)) {
+                Some(tiles) => Storage::Tiles { ty, tiles: Arc::new(tiles) },
+                None => Storage::Blocks(blocks),
+            };
+            return Ok(Some(Self { dtype, storage }));
         }
         let Some(ty) = of_candle(blocks.ty()) else { return Ok(None) };
         let storage = QStorage::from_data(Cow::Borrowed(blocks.bytes()), device, ty)?;
@@ -58,7 +66,8 @@ impl QuantisedMatrix {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.to_dtype(DType::F32)?.contiguous()?;
         let product = match &self.storage {
-            Storage::Cpu { blocks, tiles } => x.apply_op1_no_bwd(&Product { blocks, tiles })?,
+            Storage::Tiles { ty, tiles } => x.apply_op1_no_bwd(&Product::ByTiles(*ty, tiles))?,
+            Storage::Blocks(blocks) => x.apply_op1_no_bwd(&Product::ByRows(blocks))?,
             Storage::Device { product, .. } => product.forward(&x)?,
         };
         product.to_dtype(self.dtype)
@@ -66,15 +75,21 @@ impl QuantisedMatrix {
 
     /// The rows with the numbers in `indices`, (n) to (n, inputs).
     pub(crate) fn rows(&self, indices: &Tensor) -> Result<Tensor> {
-        let rows = match &self.storage {
-            Storage::Cpu { blocks, .. } => {
-                let (indices, inputs) = (indices.to_vec1::<u32>()?, blocks.inputs());
-                let mut rows = vec![0.0; indices.len() * inputs];
-                for (row, &index) in rows.chunks_exact_mut(inputs).zip(&indices) {
-                    blocks.decode_row(index as usize, row);
-                }
-                Tensor::from_vec(rows, (indices.len(), inputs), &Device::Cpu)?
+        let decoded = |inputs: usize, decode: &dyn Fn(usize, &mut [f32])| {
+            let indices = indices.to_vec1::<u32>()?;
+            let mut rows = vec![0.0; indices.len() * inputs];
+            for (row, &index) in rows.chunks_exact_mut(inputs).zip(&indices) {
+                decode(index as usize, row);
             }
+            Tensor::from_vec(rows, (indices.len(), inputs), &Device::Cpu)
+        };
+        let rows = match &self.storage {
+            Storage::Tiles { ty, tiles } => decoded(tiles.inputs, &|row, numbers| {
+                with_form!(*ty, decode_row(tiles, row, numbers)).expect("a type that has tiles");
+            })?,
+            Storage::Blocks(blocks) => decoded(blocks.inputs(), &|row, numbers| {
+                blocks.decode_row(row, numbers);
+            })?,
             Storage::Device { blocks, .. } => blocks.embedding(indices)?,
         };
         rows.to_dtype(self.dtype)
@@ -83,12 +98,20 @@ impl QuantisedMatrix {
     /// The bytes that it takes in memory.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.storage {
-            Storage::Cpu { blocks, tiles } => {
-                tiles.as_ref().map_or(blocks.bytes().len(), |tiles| tiles.bytes()) as u64
-            }
+            Storage::Tiles { tiles, .. } => tiles.bytes() as u64,
+            Storage::Blocks(blocks) => blocks.bytes().len() as u64,
             Storage::Device { blocks, .. } => blocks.storage_size_in_bytes() as u64,
         }
     }
+}
+
+/// The bytes that a matrix of blocks of type `ty` takes in memory, on the CPU or on another device.
+pub(crate) fn num_bytes(ty: GgmlType, shape: &[usize], device: &Device) -> Option<u64> {
+    match *shape {
+        [outputs, inputs] if device.is_cpu() => with_form!(ty, tile_bytes(outputs, inputs)),
+        _ => None,
+    }
+    .or_else(|| Encoding::Blocks(ty).num_bytes(shape))
 }
 
 /// All numbers of `blocks`, whose type must be one that is decoded.
@@ -102,6 +125,14 @@ pub(crate) fn dequantised(blocks: &Blocks, dtype: DType, device: &Device) -> Res
 
 fn tiles<F: Form>(blocks: &Blocks) -> Tiles {
     Tiles::new::<F>(blocks)
+}
+
+fn tile_bytes<F: Form>(outputs: usize, inputs: usize) -> u64 {
+    tiles::num_bytes::<F>(outputs, inputs)
+}
+
+fn decode_row<F: Form>(tiles: &Tiles, row: usize, numbers: &mut [f32]) {
+    tiles.decode_row::<F>(row, numbers);
 }
 
 /// candle's name of a type that it multiplies by.
@@ -122,9 +153,9 @@ fn of_candle(ty: GgmlType) -> Option<GgmlDType> {
 }
 
 /// The product on the CPU, as an operation of candle's.
-struct Product<'a> {
-    blocks: &'a Blocks,
-    tiles: &'a Option<Arc<Tiles>>,
+enum Product<'a> {
+    ByTiles(GgmlType, &'a Tiles),
+    ByRows(&'a Blocks),
 }
 
 impl CustomOp1 for Product<'_> {
@@ -135,10 +166,12 @@ impl CustomOp1 for Product<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, _) = layout.shape().dims2()?;
         let x = contiguous(x, layout)?;
-        let product = match self.tiles {
-            Some(tiles) => by_tiles(self.blocks.ty(), tiles, x, Instructions::best()),
-            None => by_rows(self.blocks, x),
+        let (product, outputs) = match *self {
+            Self::ByTiles(ty, tiles) => {
+                (by_tiles(ty, tiles, x, Instructions::best()), tiles.outputs)
+            }
+            Self::ByRows(blocks) => (by_rows(blocks, x), blocks.outputs()),
         };
-        Ok((CpuStorage::F32(product), Shape::from((n, self.blocks.outputs()))))
+        Ok((CpuStorage::F32(product), Shape::from((n, outputs))))
     }
 }

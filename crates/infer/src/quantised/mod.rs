@@ -31,4 +31,4 @@ pub(crate) use blocks::{Blocks, Bytes};
 pub use encode::Quantize;
 pub(crate) use encode::{encode, is_finite};
 pub use matrix::QuantisedMatrix;
-pub(crate) use matrix::dequantised;
+pub(crate) use matrix::{dequantised, num_bytes};

@@ -286,4 +286,22 @@ mod tests {
             with_form!(ty, check(&blocks)).unwrap();
         }
     }
+
+    #[test]
+    fn rows_are_decoded_from_tiles_to_the_bits_that_their_blocks_hold() {
+        fn check<F: Form>(blocks: &Blocks) {
+            let tiles = Tiles::new::<F>(blocks);
+            let mut rows = [vec![0.0; blocks.inputs()], vec![0.0; blocks.inputs()]];
+            for output in 0..blocks.outputs() {
+                blocks.decode_row(output, &mut rows[0]);
+                tiles.decode_row::<F>(output, &mut rows[1]);
+                let [expected, found] = rows.each_ref().map(|row| row.iter().map(|x| x.to_bits()));
+                assert!(expected.eq(found), "row {output} in {}", F::TYPE);
+            }
+        }
+        for ty in TYPES {
+            let blocks = blocks(ty, 40, 512);
+            with_form!(ty, check(&blocks)).unwrap();
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! A quantised matrix in the order in which it is multiplied by: sixteen rows side by side.
 //!
 //! Each row is a lane of a vector register, so that a sum of products needs no sum across lanes, and
-//! memory is read front to back. Codes, scales and minima are those of the file, in another order.
+//! memory is read front to back. Codes, scales and minima are those of the file, in another order, so
+//! that no blocks are kept beside them: rows that are looked up are decoded from here.
 
 use rayon::prelude::*;
 
@@ -62,21 +63,67 @@ impl Tiles {
         };
         self.all.iter().map(bytes).sum()
     }
+
+    /// The numbers of a row, which must be of the form `F`: those that its blocks are decoded to.
+    pub(super) fn decode_row<F: Form>(&self, row: usize, numbers: &mut [f32]) {
+        let (tile, lane) = (&self.all[row / TILE], row % TILE);
+        let mask = u8::MAX >> (8 - F::BITS);
+        for (group, numbers) in numbers.chunks_exact_mut(GROUP).enumerate() {
+            let lines = &tile.codes[group * F::BITS..];
+            for (part, numbers) in numbers.chunks_exact_mut(GROUP / F::PARTS).enumerate() {
+                let (scales, minima) = tile.scales::<F>(group, part);
+                let first = part * (GROUP / F::PARTS);
+                for (i, number) in (first..).zip(numbers) {
+                    let word = i / 4;
+                    let byte = lines[word / F::PACKED].0[lane * 4 + i % 4];
+                    let code = byte >> (word % F::PACKED * F::BITS) & mask;
+                    let code =
+                        if F::SIGNED { i32::from(code.cast_signed()) } else { i32::from(code) };
+                    let product = scales[lane] * (code - F::OFFSET) as f32;
+                    *number = if F::HAS_MINIMUM { product + minima[lane] } else { product };
+                }
+            }
+        }
+    }
+}
+
+/// The bytes that the tiles of a matrix of the form `F` take.
+pub(super) fn num_bytes<F: Form>(outputs: usize, inputs: usize) -> u64 {
+    let counts = Counts::of::<F>(inputs);
+    let tile = counts.lines * size_of::<Line>()
+        + counts.halves * size_of::<[u16; TILE]>()
+        + counts.small * size_of::<[u8; TILE]>();
+    outputs.div_ceil(TILE) as u64 * tile as u64
+}
+
+/// How many of what a tile has.
+struct Counts {
+    lines: usize,
+    halves: usize,
+    small: usize,
+}
+
+impl Counts {
+    fn of<F: Form>(inputs: usize) -> Self {
+        let groups = inputs / GROUP;
+        let (halves, small) = match F::SCALES {
+            Scales::One => (groups, 0),
+            Scales::Two => (groups * 2, 0),
+            Scales::Super | Scales::Nibbles => (inputs / SUPER * 2, groups * 2),
+            Scales::Signed => (inputs / SUPER, groups * 2),
+        };
+        // Of a group: 32 × BITS × 16 rows are BITS × 64 bytes.
+        Self { lines: groups * F::BITS, halves, small }
+    }
 }
 
 fn tile<F: Form>(blocks: &Blocks, rows: std::ops::Range<usize>) -> Tile {
-    let groups = blocks.inputs() / GROUP;
-    let lines = F::BITS; // of a group: 32 × BITS × 16 rows are BITS × 64 bytes
-    let (num_halves, num_small) = match F::SCALES {
-        Scales::One => (groups, 0),
-        Scales::Two => (groups * 2, 0),
-        Scales::Super | Scales::Nibbles => (blocks.inputs() / SUPER * 2, groups * 2),
-        Scales::Signed => (blocks.inputs() / SUPER, groups * 2),
-    };
+    let counts = Counts::of::<F>(blocks.inputs());
+    let lines = F::BITS; // of a group
     let mut tile = Tile {
-        codes: vec![Line([0; 64]); groups * lines],
-        halves: vec![[0; TILE]; num_halves],
-        small: vec![[0; TILE]; num_small],
+        codes: vec![Line([0; 64]); counts.lines],
+        halves: vec![[0; TILE]; counts.halves],
+        small: vec![[0; TILE]; counts.small],
     };
     let halves = if F::HAS_MINIMUM { 2 } else { 1 };
     for (lane, row) in rows.enumerate() {
@@ -87,7 +134,7 @@ fn tile<F: Form>(blocks: &Blocks, rows: std::ops::Range<usize>) -> Tile {
                 tile.halves[number * halves + i][lane] = half;
             }
             let first = number * (F::BLOCK / GROUP);
-            if num_small > 0 {
+            if counts.small > 0 {
                 for (group, small) in block.small.iter().enumerate() {
                     tile.small[(first + group) * 2][lane] = small[0];
                     tile.small[(first + group) * 2 + 1][lane] = small[1];
