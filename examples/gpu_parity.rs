@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let opened = Opened::find(&Spec::new(model), Wanted::Weights, &Watch::nobody())?;
     let positions = ids.len() + 64;
     let load = |placing: Placing| {
-        opened.load_placed(placing, &opened.plan(placing, positions)?, &Watch::nobody())
+        opened.load_placed(placing, &opened.plan(placing, &[positions])?, &Watch::nobody())
     };
     let exact = Placing { arithmetic: Arithmetic::F32, place: Place::Cpu, ..Placing::default() };
     let expected = all_logits(&load(exact)?, &ids)?;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cache::KvCache;
+use crate::cache::{self, KvCache};
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
 use crate::footprint::{Footprint, PIECE};
@@ -41,6 +41,29 @@ impl Settings {
             return Err(Error::NoRoomFor { option, found, available: positions });
         }
         Ok(())
+    }
+
+    /// The positions of each of the caches that there are at once, when they take most, with a model of so
+    /// many positions that these can be measured with it.
+    #[must_use]
+    pub fn caches(&self, positions: usize) -> Vec<usize> {
+        let prompts = at_most(&self.prompts, positions).into_iter().map(|n| vec![n]);
+        // A context, and a copy of it for each sequence behind it.
+        let decodings = self.decodings(positions).into_iter();
+        let decodings = decodings.map(|(n, batch)| vec![n + self.num_steps; batch + 1]);
+        let cost = |caches: &Vec<usize>| {
+            caches.iter().map(|&n| cache::rounded(n, positions)).sum::<usize>()
+        };
+        prompts.chain(decodings).max_by_key(cost).unwrap_or_default()
+    }
+
+    /// Contexts, and how many sequences go on behind each.
+    fn decodings(&self, positions: usize) -> Vec<(usize, usize)> {
+        let contexts = at_most(&self.contexts, positions - self.num_steps);
+        let shortest = contexts.iter().copied().min().unwrap_or(1);
+        let mut decodings: Vec<(usize, usize)> = contexts.into_iter().map(|n| (n, 1)).collect();
+        decodings.extend(self.batches.iter().filter(|&&b| b > 1).map(|&b| (shortest, b)));
+        decodings
     }
 }
 
@@ -114,24 +137,19 @@ pub fn bench(
 ) -> Result<Measured> {
     let positions = model.config().max_position_embeddings;
     settings.check(positions)?;
-    let room = positions - settings.num_steps;
     let prompts = at_most(&settings.prompts, positions);
-    let contexts = at_most(&settings.contexts, room);
-    let shortest = contexts.iter().copied().min().unwrap_or(1);
-    let mut decodings: Vec<(usize, usize)> = contexts.into_iter().map(|n| (n, 1)).collect();
-    decodings.extend(settings.batches.iter().filter(|&&b| b > 1).map(|&b| (shortest, b)));
-
+    let decodings = settings.decodings(positions);
     let total: usize = prompts.iter().sum::<usize>() * settings.repeats
         + decodings.iter().map(|(_, batch)| batch * settings.num_steps).sum::<usize>()
             * settings.repeats;
     watch.begin("measuring", total as u64, Unit::Tokens);
     // The first tokens also pay for what is made once.
-    let (_, mut is_finite) = filled(model, 1, watch)?;
+    let (_, mut is_finite) = filled(model, 1, 0, watch)?;
     let mut rows = Vec::new();
     for n in prompts {
         let time = median(settings.repeats, || {
             let begin = Instant::now();
-            let (_, finite) = filled(model, n, watch)?;
+            let (_, finite) = filled(model, n, 0, watch)?;
             let time = begin.elapsed();
             is_finite &= finite;
             watch.done(n as u64);
@@ -148,7 +166,7 @@ pub fn bench(
         });
     }
     for (context, batch) in decodings {
-        let (cache, finite) = filled(model, context, watch)?;
+        let (cache, finite) = filled(model, context, settings.num_steps, watch)?;
         is_finite &= finite;
         let time = median(settings.repeats, || {
             let time = decode(model, &cache, batch, settings.num_steps, watch)?;
@@ -183,9 +201,10 @@ fn at_most(lengths: &[usize], room: usize) -> Vec<usize> {
     cut
 }
 
-/// Runs a prompt of `n` tokens, as far as the logits behind it; says whether these are finite.
-fn filled(model: &Model, n: usize, watch: &Watch) -> Result<(KvCache, bool)> {
-    let mut cache = model.cache(n.max(1))?;
+/// Runs a prompt of `n` tokens, as far as the logits behind it, with room for `more`; says whether these
+/// are finite.
+fn filled(model: &Model, n: usize, more: usize, watch: &Watch) -> Result<(KvCache, bool)> {
+    let mut cache = model.cache(n + more)?;
     let tokens: Vec<u32> = (0..n).map(|i| token(model, i)).collect();
     let mut last = None;
     for piece in tokens.chunks(PIECE) {

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     let settings = Settings {
         prompts: args.prompts.clone(),
         contexts: args.contexts.clone(),
-        batches: args.batches.clone(),
+        batches: args.batches.iter().map(|&batch| batch.into()).collect(),
         num_steps: args.steps,
         repeats: args.repeats,
     };
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     // Before the model takes its memory.
     let device = args.run.device.device()?;
     let bandwidth = bandwidth::read_bytes_per_second(&device, &progress.watch())?;
-    let loaded = load(args, &opened, terminal)?;
+    let loaded = load(args, &settings, &opened, terminal)?;
     let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &progress.watch());
     terminal.clear();
     let measured = measured?;
@@ -50,14 +50,16 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     }
 }
 
-fn load(args: &BenchArgs, opened: &Opened, terminal: &Terminal) -> Result<Loaded> {
+fn load(
+    args: &BenchArgs,
+    settings: &Settings,
+    opened: &Opened,
+    terminal: &Terminal,
+) -> Result<Loaded> {
     let begin = Instant::now();
-    let longest =
-        args.prompts.iter().chain(&args.contexts).max().copied().unwrap_or(0) + args.steps;
-    let batch = args.batches.iter().max().copied().unwrap_or(1);
-    let positions = longest.min(opened.config.max_position_embeddings) * batch.max(1);
-    let footprint = opened.footprint(args.run.placing(), positions)?;
-    let model = chosen::load(opened, &args.run, positions, terminal)?;
+    let sequences = settings.caches(opened.config.max_position_embeddings);
+    let footprint = opened.footprint(args.run.placing(), &sequences)?;
+    let model = chosen::load(opened, &args.run, &sequences, terminal)?;
     Ok(Loaded { model, footprint, time: begin.elapsed() })
 }
 

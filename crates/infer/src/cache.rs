@@ -9,6 +9,15 @@ use crate::config::DecoderConfig;
 /// Positions that a cache grows by at least.
 const STEP: usize = 256;
 
+/// The positions that a cache with room for `capacity` of a model of `most` positions has room for.
+///
+/// No more than the model has, unless more is asked for.
+#[must_use]
+pub fn rounded(capacity: usize, most: usize) -> usize {
+    let capacity = capacity.max(1);
+    capacity.next_multiple_of(STEP).min(most.max(capacity))
+}
+
 /// The keys and values of one sequence, in every layer.
 ///
 /// It belongs to the caller, who may rewind it ([`KvCache::truncate`]) and copy it
@@ -27,10 +36,12 @@ pub(crate) struct LayerCache {
     values: Tensor,
     /// How many positions hold something.
     len: usize,
+    /// The model's positions, beyond which there is nothing to make room for.
+    most: usize,
 }
 
 impl KvCache {
-    /// A cache with room for `capacity` positions, rounded up, of a model of this config; each layer's
+    /// A cache with room for `capacity` positions, [`rounded`] up, of a model of this config; each layer's
     /// lies on the layer's own device.
     pub fn new(
         config: &DecoderConfig,
@@ -38,13 +49,15 @@ impl KvCache {
         dtype: DType,
         devices: &[Device],
     ) -> Result<Self> {
-        let capacity = capacity.max(1).next_multiple_of(STEP);
+        let most = config.max_position_embeddings;
+        let capacity = rounded(capacity, most);
         let shape = (config.num_key_value_heads, capacity, config.head_dim);
         let layer = |device| {
             Ok(LayerCache {
                 keys: Tensor::zeros(shape, dtype, device)?,
                 values: Tensor::zeros(shape, dtype, device)?,
                 len: 0,
+                most,
             })
         };
         Ok(Self { layers: devices.iter().map(layer).collect::<Result<_>>()? })
@@ -139,7 +152,8 @@ impl LayerCache {
             return Ok(());
         }
         // By half of itself at least, so that n positions cost O(n) copies.
-        let capacity = needed.max(capacity + capacity / 2).next_multiple_of(STEP);
+        let grown = (capacity + capacity / 2).min(self.most);
+        let capacity = rounded(needed.max(grown), self.most);
         self.keys = with_capacity(&self.keys, self.len, capacity)?;
         self.values = with_capacity(&self.values, self.len, capacity)?;
         Ok(())
@@ -151,6 +165,7 @@ impl LayerCache {
             keys: with_capacity(&self.keys, self.len, capacity)?,
             values: with_capacity(&self.values, self.len, capacity)?,
             len: self.len,
+            most: self.most,
         })
     }
 }
@@ -163,4 +178,40 @@ fn with_capacity(from: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
         to.slice_set(&from.narrow(1, 0, len)?.contiguous()?, 1, 0)?;
     }
     Ok(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A layer's cache of a model of 1,000 positions.
+    fn empty(capacity: usize) -> LayerCache {
+        let shape = (2, rounded(capacity, 1000), 4);
+        let zeros = || Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        LayerCache { keys: zeros(), values: zeros(), len: 0, most: 1000 }
+    }
+
+    #[test]
+    fn a_cache_grows_by_half_and_not_beyond_the_models_positions() {
+        let mut cache = empty(1);
+        let mut capacities = vec![cache.capacity()];
+        for _ in 0..1000 {
+            let one = Tensor::ones((1, 2, 4), DType::F32, &Device::Cpu).unwrap();
+            cache.append(&one, &one).unwrap();
+            if capacities.last() != Some(&cache.capacity()) {
+                capacities.push(cache.capacity());
+            }
+        }
+        assert_eq!(capacities, [256, 512, 768, 1000]);
+    }
+
+    #[test]
+    fn room_is_rounded_up_as_far_as_the_model_goes() {
+        for (capacity, most, expected) in
+            [(0, 1000, 256), (256, 1000, 256), (257, 1000, 512), (900, 1000, 1000), (8, 64, 64)]
+        {
+            assert_eq!(rounded(capacity, most), expected, "{capacity} of {most}");
+        }
+        assert_eq!(rounded(70, 64), 70);
+    }
 }

@@ -59,16 +59,16 @@ pub(crate) fn find(
     Ok(opened)
 }
 
-/// Loads its weights with room for `positions`; tells before where they go if that is not the processor,
-/// and then what a user should hear of them.
+/// Loads its weights with room for sequences of so many positions; tells before where they go if that is
+/// not the processor, and then what a user should hear of them.
 pub(crate) fn load(
     opened: &Opened,
     args: &RunArgs,
-    positions: usize,
+    sequences: &[usize],
     terminal: &Terminal,
 ) -> Result<Model> {
     let placing = args.placing();
-    let plan = opened.plan(placing, positions)?;
+    let plan = opened.plan(placing, sequences)?;
     if plan.gpu.is_some() && !args.quiet {
         terminal::to_stderr(&plan.table());
     }

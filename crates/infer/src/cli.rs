@@ -277,7 +277,7 @@ pub(crate) struct BenchArgs {
     pub(crate) contexts: Vec<usize>,
     /// Sequences decoded side by side, at the shortest context
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
-    pub(crate) batches: Vec<usize>,
+    pub(crate) batches: Vec<u16>,
     /// Tokens of each decoding; fewer than the model's positions
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) steps: usize,
@@ -299,8 +299,8 @@ pub(crate) struct InspectArgs {
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<usize>,
     /// Sequences at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) batch: usize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) batch: u16,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Print one JSON object

@@ -87,8 +87,8 @@ fn against_known(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
     }
     let known = reference_logits::read(Path::new(&args.other))?;
     let opened = chosen::open(&args.model, &args.run, terminal)?;
-    let positions = opened.config.max_position_embeddings.min(DEFAULT_MAX_TOKENS);
-    let model = chosen::load(&opened, &args.run, positions, terminal)?;
+    let positions = known.iter().map(|known| known.ids.len()).max().unwrap_or(0);
+    let model = chosen::load(&opened, &args.run, &[positions], terminal)?;
     let progress = terminal.progress(args.run.quiet);
     let comparison = compare::compare_known(&model, &known, &progress.watch());
     terminal.clear();
@@ -145,8 +145,9 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
             sample.truncate(max_tokens);
         }
     }
-    let model = chosen::load(&opened, &args.run, max_tokens, terminal)?;
-    let reference = chosen::load(&other, &other_run, max_tokens, terminal)?;
+    let longest = [samples.iter().map(Vec::len).max().unwrap_or(0)];
+    let model = chosen::load(&opened, &args.run, &longest, terminal)?;
+    let reference = chosen::load(&other, &other_run, &longest, terminal)?;
     let progress = terminal.progress(args.run.quiet);
     let comparison = compare::compare(&model, &reference, &samples, &progress.watch());
     terminal.clear();

@@ -58,7 +58,7 @@ pub struct LayerFootprint {
 impl Footprint {
     /// That of the decoder which `config` describes.
     ///
-    /// `positions` counts those of all sequences that run at once, each element of their keys and values
+    /// `positions` counts those that the caches of all sequences have room for, each element of their keys and values
     /// takes `element_bytes`, a tensor of a name and shape takes `weight_bytes`, and tensors for whose
     /// names `same_as` has the same number are one memory.
     #[must_use]

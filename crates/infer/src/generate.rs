@@ -17,9 +17,6 @@ use crate::tokenizer::Tokenizer;
 /// beside others ([`crate::dot`]), and so are the tokens that are drawn.
 const TOGETHER: usize = 8;
 
-/// Room in a new cache behind the prompt; more comes in steps.
-const ROOM: usize = 256;
-
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -125,7 +122,9 @@ pub fn generate(
     on_step: &mut dyn FnMut(Step) -> Result<()>,
     watch: &Watch,
 ) -> Result<Generation> {
-    let mut cache = model.cache(prompt.len() + request.max_new_tokens.min(ROOM))?;
+    // All of it at once: what a cache grows to may be more than was planned for.
+    let positions = prompt.len().saturating_add(request.max_new_tokens);
+    let mut cache = model.cache(positions.min(model.config().max_position_embeddings))?;
     go_on(model, tokenizer, prompt, &mut cache, request, on_step, watch)
 }
 

@@ -15,9 +15,9 @@ pub(crate) fn run(args: &InspectArgs, terminal: &Terminal) -> Result<()> {
     let opened = chosen::outline(&args.model, &args.run, terminal)?;
     let positions = opened.config.max_position_embeddings;
     let context = args.context.unwrap_or(positions).min(positions);
-    let plan = opened.plan(args.run.placing(), context * args.batch)?;
+    let plan = opened.plan(args.run.placing(), &vec![context; args.batch.into()])?;
     chosen::tell_of_gpu_layers(&args.run, &plan);
-    let asked = Asked { config: &opened.config, context, batch: args.batch };
+    let asked = Asked { config: &opened.config, context, batch: args.batch.into() };
     if args.json { print(&format!("{:#}\n", asked.json(&plan))) } else { print(&asked.text(&plan)) }
 }
 

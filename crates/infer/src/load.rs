@@ -8,6 +8,7 @@ use checkpoint::{Dtype, Encoding};
 use dus::blueprint::Blueprint;
 
 use crate::anatomy::EMBEDDING;
+use crate::cache;
 use crate::device::{self, Devices, Place};
 use crate::error::{Error, Result};
 use crate::footprint::Footprint;
@@ -66,12 +67,19 @@ impl Arithmetic {
 }
 
 impl Opened {
-    /// What it takes in memory; `positions` are those of all sequences that are to run at once.
-    pub fn footprint(&self, placing: Placing, positions: usize) -> Result<Footprint> {
-        Ok(self.footprint_on(&placing.place.device()?, placing.arithmetic, positions))
+    /// What it takes in memory; `sequences` are the positions of each cache that there is at once.
+    pub fn footprint(&self, placing: Placing, sequences: &[usize]) -> Result<Footprint> {
+        Ok(self.footprint_on(&placing.place.device()?, placing.arithmetic, sequences))
     }
 
-    fn footprint_on(&self, device: &Device, arithmetic: Arithmetic, positions: usize) -> Footprint {
+    fn footprint_on(
+        &self,
+        device: &Device,
+        arithmetic: Arithmetic,
+        sequences: &[usize],
+    ) -> Footprint {
+        let most = self.config.max_position_embeddings;
+        let positions = sequences.iter().map(|&positions| cache::rounded(positions, most)).sum();
         let dtype = self.dtype(arithmetic, device);
         let weight_bytes =
             |name: &str, shape: &[usize]| self.weight_bytes(name, shape, arithmetic, dtype, device);
@@ -99,12 +107,12 @@ impl Opened {
         self.quantize.map_or(arithmetic.storage(), Storage::Quantize)
     }
 
-    /// Decides what goes where: `positions` are those of all sequences that are to run at once.
+    /// Decides what goes where; `sequences` are the positions of each cache that there is at once.
     ///
     /// Errors are those of a device that is not there, and of layers that do not fit it.
-    pub fn plan(&self, placing: Placing, positions: usize) -> Result<Plan> {
+    pub fn plan(&self, placing: Placing, sequences: &[usize]) -> Result<Plan> {
         let device = placing.place.device()?;
-        let footprint = |device: &Device| self.footprint_on(device, placing.arithmetic, positions);
+        let footprint = |device: &Device| self.footprint_on(device, placing.arithmetic, sequences);
         let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
         let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
         let plan = placement::plan(&footprint(&device), &memory, placing.gpu_layers)?;
@@ -154,7 +162,7 @@ impl Opened {
     /// sequence of all positions.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
         let placing = Placing { arithmetic, place, gpu_layers: GpuLayers::Auto };
-        let plan = self.plan(placing, self.config.max_position_embeddings)?;
+        let plan = self.plan(placing, &[self.config.max_position_embeddings])?;
         self.load_placed(placing, &plan, watch)
     }
 

@@ -89,7 +89,7 @@ fn logits(args: &LogitsArgs, terminal: &Terminal) -> Result<()> {
     let opened = chosen::open(&args.model, &args.run, terminal)?;
     let input = Input::prompt(args.prompt.as_ref(), &args.ids, terminal)?;
     let (tokenizer, prompt) = chosen::prompt(&opened, input, &args.chat, args.run.quiet)?;
-    let model = chosen::load(&opened, &args.run, prompt.len(), terminal)?;
+    let model = chosen::load(&opened, &args.run, &[prompt.len()], terminal)?;
     let logits = generate::next_logits(&model, &prompt, &progress.watch())?;
     let top = sampling::top(&logits, args.top);
     if args.json {
@@ -128,8 +128,9 @@ fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<()> {
     );
     let begin = Instant::now();
     let positions = prompt.len() + request.max_new_tokens;
-    let positions = positions.min(opened.config.max_position_embeddings) * request.num_sequences;
-    let model = chosen::load(&opened, &args.run, positions, terminal)?;
+    let positions = positions.min(opened.config.max_position_embeddings);
+    let sequences = vec![positions; request.num_sequences];
+    let model = chosen::load(&opened, &args.run, &sequences, terminal)?;
     let load = begin.elapsed();
 
     let mut on_step = |step: Step| show(args, &request, tokenizer.as_ref(), &step);
@@ -233,7 +234,7 @@ fn score_one(
     let rule = rule(args, positions)?;
     let windows = rule.cut(text.ids.len(), text.bos.is_some())?;
     let positions = windows.iter().map(|window| window.tokens.len() + 1).max().unwrap_or(1);
-    let model = chosen::load(&opened, &args.run, positions, terminal)?;
+    let model = chosen::load(&opened, &args.run, &[positions], terminal)?;
     let score = score::score(&model, &text, rule, &progress.watch())?;
     terminal.clear();
     if score.num_windows > 1 {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use infer::device::Place;
-use infer::load::Arithmetic;
+use infer::load::{Arithmetic, Placing};
 use infer::open::{Opened, Spec, Wanted};
 use infer::progress::{Progress, Watch};
 use infer::{Error, Model, Sequence};
@@ -210,5 +210,25 @@ fn who_asks_to_stop_is_heard_while_weights_are_read() {
         let opened = Opened::find(&spec, Wanted::Weights, &watch).unwrap();
         let loaded = opened.load(Arithmetic::Auto, Place::Cpu, &watch);
         assert!(matches!(loaded, Err(Error::Cancelled)));
+    }
+}
+
+/// The keys and values that a plan counts are those that caches then have room for.
+#[test]
+fn caches_take_what_is_planned_for_them() {
+    let tiny = Path::new(ROOT).join("examples/tiny-mistral-32l");
+    let spec = Spec::new(&tiny.display().to_string());
+    let opened = Opened::find(&spec, Wanted::Weights, &Watch::nobody()).unwrap();
+    let model = opened.load(Arithmetic::Auto, Place::Cpu, &Watch::nobody()).unwrap();
+    let config = model.config();
+    let position = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+    let most = config.max_position_embeddings;
+    for sequences in [vec![1], vec![256, 257], vec![most - 1, most]] {
+        let placing = Placing { place: Place::Cpu, ..Placing::default() };
+        let plan = opened.plan(placing, &sequences).unwrap();
+        let caches = sequences.iter().map(|&positions| model.cache(positions).unwrap());
+        let capacity: usize = caches.map(|cache| cache.capacity()).sum();
+        assert_eq!(plan.cpu.cache_bytes, (capacity * position) as u64, "{sequences:?}");
+        assert_eq!(plan.positions, capacity);
     }
 }

@@ -87,8 +87,8 @@ fn matrices_take_half_the_memory() {
     let opened = opened(&Path::new(ROOT).join("examples/tiny-mistral-32l"), None);
     let bytes = |arithmetic| {
         let placing = Placing { arithmetic, place: Place::Cpu, gpu_layers: GpuLayers::Auto };
-        let plan = opened.plan(placing, 64).unwrap();
-        let footprint = opened.footprint(placing, 64).unwrap();
+        let plan = opened.plan(placing, &[64]).unwrap();
+        let footprint = opened.footprint(placing, &[64]).unwrap();
         assert_eq!(footprint.weight_bytes(), plan.cpu.weight_bytes());
         (plan.cpu.weight_bytes(), plan.cpu.cache_bytes)
     };
