@@ -44,8 +44,7 @@ pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
     let sampling = input::sampling(&args.sampling, &defaults);
     sampling.check(opened.config.vocab_size)?;
     chosen::told(&args.run, &input::undrawn(&sampling, args.sampling.seed, 1));
-    let positions = opened.config.max_position_embeddings;
-    let model = chosen::load(&opened, &args.run, &[positions], terminal)?;
+    let model = chosen::load_with_most_positions(&opened, &args.run, terminal)?;
     let mut lines = Lines::open()?;
     if lines.is_terminal() && !args.run.quiet {
         terminal::to_stderr("/help lists commands; ^C stops an answer, ^D leaves\n");

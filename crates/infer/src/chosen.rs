@@ -67,18 +67,39 @@ pub(crate) fn load(
     sequences: &[usize],
     terminal: &Terminal,
 ) -> Result<Model> {
-    let placing = args.placing();
-    let plan = opened.plan(placing, sequences)?;
+    load_planned(opened, args, &opened.plan(args.placing(), sequences)?, terminal)
+}
+
+/// The same with room for one sequence of all positions, or of as many as there is memory for.
+pub(crate) fn load_with_most_positions(
+    opened: &Opened,
+    args: &RunArgs,
+    terminal: &Terminal,
+) -> Result<Model> {
+    let plan = opened.plan_most_positions(args.placing())?;
+    let (room, all) = (plan.positions, opened.config.max_position_embeddings);
+    if room < all {
+        told(args, &[format!("there is memory for {room} of the model's {all} positions")]);
+    }
+    load_planned(opened, args, &plan, terminal)
+}
+
+fn load_planned(
+    opened: &Opened,
+    args: &RunArgs,
+    plan: &Plan,
+    terminal: &Terminal,
+) -> Result<Model> {
     if plan.gpu.is_some() && !args.quiet {
         terminal::to_stderr(&plan.table());
     }
-    tell_of_gpu_layers(args, &plan);
+    tell_of_gpu_layers(args, plan);
     if args.device == Place::Auto {
         let notes = device::why_no_gpu().map(|reason| format!("{reason}; the cpu is used"));
         told(args, &notes.into_iter().collect::<Vec<_>>());
     }
     let progress = terminal.progress(args.quiet);
-    let model = opened.load_placed(placing, &plan, &progress.watch())?;
+    let model = opened.load_placed(args.placing(), plan, &progress.watch())?;
     terminal.clear();
     told(args, model.notes());
     Ok(model)

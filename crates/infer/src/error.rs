@@ -360,12 +360,12 @@ pub enum Error {
         feature: &'static str,
     },
 
-    /// Layers that were asked for and do not fit.
+    /// What is to lie on a device that has no room for it.
     #[error("{what} need {} on {device}, which has {} free", gib(*needed), gib(*free))]
     DoesNotFit {
         /// The device.
         device: String,
-        /// The layers.
+        /// Layers, and other parts.
         what: String,
         /// The bytes that they take, with cache and work.
         needed: u64,
@@ -445,7 +445,7 @@ impl Error {
             Self::NotBuiltFor { feature, .. } => format!(
                 "`cargo install --path crates/infer --features {feature}` builds one for it; docs/gpu.md says what that needs"
             ),
-            Self::DoesNotFit { fits, .. } => fits.clone(),
+            Self::DoesNotFit { fits, .. } if !fits.is_empty() => fits.clone(),
             Self::OutOfMemory { .. } => {
                 "--gpu-layers N leaves more of the model to the cpu; a shorter --max-length, a smaller --num \
                  and --quantize take less"

@@ -34,6 +34,8 @@ pub struct Footprint {
     pub is_tied: bool,
     /// The number of weights, those that are shared counted once.
     pub num_parameters: u64,
+    /// All weights in one memory if they were quantised as they are loaded, by the name of the type.
+    pub quantised_bytes: Vec<(&'static str, u64)>,
     /// The layers, the first one first.
     pub layers: Vec<LayerFootprint>,
     /// The keys and values of one position in one layer.
@@ -60,7 +62,7 @@ impl Footprint {
     ///
     /// `positions` counts those that the caches of all sequences have room for, each element of their keys and values
     /// takes `element_bytes`, a tensor of a name and shape takes `weight_bytes`, and tensors for whose
-    /// names `same_as` has the same number are one memory.
+    /// names `same_as` has the same number are one memory. What quantised weights would take is left empty.
     #[must_use]
     pub fn new(
         config: &DecoderConfig,
@@ -74,6 +76,7 @@ impl Footprint {
             head_bytes: 0,
             is_tied: config.tie_word_embeddings,
             num_parameters: 0,
+            quantised_bytes: Vec::new(),
             layers: vec![LayerFootprint::default(); config.num_hidden_layers],
             position_bytes: (2 * config.num_key_value_heads * config.head_dim * element_bytes)
                 as u64,

@@ -166,6 +166,9 @@ mod tests {
         let config = DecoderConfig::read(&object, Path::new("config.json")).unwrap();
         let bytes = |_: &str, shape: &[usize]| 2 * shape.iter().product::<usize>() as u64;
         let footprint = Footprint::new(&config, 4096, 2, &bytes, same_as);
+        let quantised = [("q8_0", 8 * 34), ("q4_k", 144)]
+            .map(|(name, of_256)| (name, footprint.num_parameters * of_256 / 256));
+        let footprint = Footprint { quantised_bytes: quantised.to_vec(), ..footprint };
         let plan = placement::plan(&footprint, memory, gpu_layers).unwrap();
         let asked = Asked { config: &config, context: 4096, batch: 1 };
         assert_eq!(asked.text(&plan), expected);

@@ -16,9 +16,13 @@ use crate::model::Model;
 use crate::open::{Files, Opened};
 use crate::placement::{self, GpuLayers, Memory, Plan};
 use crate::progress::Watch;
+use crate::quantised::Quantize;
 use crate::random_weights::RandomWeights;
 use crate::source::{MappedWeights, Storage};
 use crate::unbuilt::UnbuiltWeights;
+
+/// Positions without which there is no talking to a model.
+const LEAST_POSITIONS: usize = 512;
 
 /// The type of the arithmetic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,25 +85,21 @@ impl Opened {
         let most = self.config.max_position_embeddings;
         let positions = sequences.iter().map(|&positions| cache::rounded(positions, most)).sum();
         let dtype = self.dtype(arithmetic, device);
-        let weight_bytes =
-            |name: &str, shape: &[usize]| self.weight_bytes(name, shape, arithmetic, dtype, device);
         let shared = self.blueprint().map(shared).unwrap_or_default();
-        let same_as = |name: &str| shared.get(name).copied();
-        Footprint::new(&self.config, positions, dtype.size_in_bytes(), &weight_bytes, &same_as)
-    }
-
-    /// The bytes that a tensor takes in memory, beside arithmetic of type `dtype` on `device`.
-    fn weight_bytes(
-        &self,
-        name: &str,
-        shape: &[usize],
-        arithmetic: Arithmetic,
-        dtype: DType,
-        device: &Device,
-    ) -> u64 {
-        // One that is missing is an error later.
-        let encoding = self.encoding(name).unwrap_or(Encoding::Plain(Dtype::F32));
-        self.storage(arithmetic).bytes(encoding, shape, dtype, device)
+        let footprint = |storage: Storage| {
+            let weight_bytes = |name: &str, shape: &[usize]| {
+                // One that is missing is an error later.
+                let encoding = self.encoding(name).unwrap_or(Encoding::Plain(Dtype::F32));
+                storage.bytes(encoding, shape, dtype, device)
+            };
+            let same_as = |name: &str| shared.get(name).copied();
+            Footprint::new(&self.config, positions, dtype.size_in_bytes(), &weight_bytes, &same_as)
+        };
+        let quantised = |quantize: Quantize| {
+            (quantize.name(), footprint(Storage::Quantize(quantize)).weight_bytes())
+        };
+        let quantised_bytes = [Quantize::Q8_0, Quantize::Q4K].map(quantised).to_vec();
+        Footprint { quantised_bytes, ..footprint(self.storage(arithmetic)) }
     }
 
     /// What becomes of matrices as they are loaded.
@@ -126,7 +126,10 @@ impl Opened {
 
     /// Loads its weights, which must have been wanted, or makes them up if its geometry was, as `plan` has
     /// it.
+    ///
+    /// Before any is read comes the error of a processor that has no room for its part.
     pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
+        plan.check_cpu()?;
         let device = placing.place.device()?;
         let (devices, config) = (Devices::of(plan, &device), self.config.clone());
         // The head is on the GPU if anything is.
@@ -159,11 +162,27 @@ impl Opened {
     }
 
     /// Loads its weights, as many as fit `place` and the rest on the processor, with room for one
-    /// sequence of all positions.
+    /// sequence of all positions, or of as many as the processor has room for.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
         let placing = Placing { arithmetic, place, gpu_layers: GpuLayers::Auto };
-        let plan = self.plan(placing, &[self.config.max_position_embeddings])?;
-        self.load_placed(placing, &plan, watch)
+        self.load_placed(placing, &self.plan_most_positions(placing)?, watch)
+    }
+
+    /// As [`Opened::plan`] for one sequence of all positions; where the processor has no room for their
+    /// keys and values, of a half of them, or a quarter, and so on.
+    pub fn plan_most_positions(&self, placing: Placing) -> Result<Plan> {
+        let mut positions = self.config.max_position_embeddings;
+        let all = self.plan(placing, &[positions])?;
+        let mut plan = all.clone();
+        while plan.check_cpu().is_err() {
+            positions /= 2;
+            if positions < LEAST_POSITIONS {
+                // It is not for them.
+                return Ok(all);
+            }
+            plan = self.plan(placing, &[positions])?;
+        }
+        Ok(plan)
     }
 
     /// The type of the arithmetic on `device`: the embedding's stands for what is stored.

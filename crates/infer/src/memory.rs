@@ -12,10 +12,13 @@ pub fn free_bytes() -> Option<u64> {
     let number = |file: &str| -> Option<u64> {
         std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok()
     };
-    // "max" is no number: there is no bound.
-    let left =
-        number("memory.max").and_then(|max| Some(max.saturating_sub(number("memory.current")?)));
-    match (system, left) {
+    let left = || {
+        // "max" is no number: there is no bound.
+        let (max, current) = (number("memory.max")?, number("memory.current")?);
+        let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        Some(max.saturating_sub(current.saturating_sub(cached(&stat))))
+    };
+    match (system, left()) {
         (Some(system), Some(left)) => Some(system.min(left)),
         (system, left) => system.or(left),
     }
@@ -27,9 +30,23 @@ fn available(meminfo: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
+/// Of a group's `memory.stat`, the bytes of files that were read or written: they make room.
+fn cached(stat: &str) -> u64 {
+    let fields = stat.lines().filter_map(|line| line.split_once(' '));
+    let files = fields.filter(|(name, _)| ["inactive_file", "active_file"].contains(name));
+    files.filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_in_a_groups_memory_make_room() {
+        let stat = "anon 5000\nfile 900\nshmem 200\ninactive_file 300\nactive_file 400\n";
+        assert_eq!(cached(stat), 700);
+        assert_eq!(cached(""), 0);
+    }
 
     #[test]
     fn available_memory_is_read_in_bytes() {

@@ -10,9 +10,6 @@ use std::ops::Range;
 use crate::error::{Error, Result, gib};
 use crate::footprint::Footprint;
 
-/// Types that weights can be rounded to at load, and the bytes of 256 weights.
-const QUANTISED: [(&str, u64); 2] = [("q8_0", 8 * 34), ("q4_k", 144)];
-
 /// How many layers go to the GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GpuLayers {
@@ -97,17 +94,21 @@ pub struct Plan {
     pub positions: usize,
     /// What would let one device do all the work, where it has no room for that: a piece of advice each.
     pub advice: Vec<String>,
+    /// What would fit, where the processor has no room for its share.
+    pub fits_cpu: Vec<String>,
 }
 
 /// Decides where the parts of a model go.
 ///
-/// The error is that of a count of layers which the GPU has no room for.
+/// The error is that of a count of layers which the GPU has no room for. What the processor has no room
+/// for is planned all the same: [`Plan::check_cpu`] is the error of that.
 pub fn plan(footprint: &Footprint, memory: &Memory, gpu_layers: GpuLayers) -> Result<Plan> {
     let all = footprint.layers.len();
     let Some((device, free)) = &memory.gpu else {
         let mut plan = Plan::new(footprint, memory, 0, false);
         if plan.cpu.fits() == Some(false) {
             plan.advice = what_fits(footprint, &plan.cpu);
+            plan.fits_cpu.clone_from(&plan.advice);
         }
         return Ok(plan);
     };
@@ -116,6 +117,9 @@ pub fn plan(footprint: &Footprint, memory: &Memory, gpu_layers: GpuLayers) -> Re
         if plan.is_split() {
             plan.advice = what_fits_gpu(footprint, memory);
         }
+        if plan.cpu.fits() == Some(false) {
+            plan.fits_cpu = what_fits_both(footprint, &plan);
+        }
         return Ok(plan);
     };
     let count = count.min(all);
@@ -123,17 +127,25 @@ pub fn plan(footprint: &Footprint, memory: &Memory, gpu_layers: GpuLayers) -> Re
     let with_embedding = Plan::new(footprint, memory, count, count == all);
     let plan = Plan::new(footprint, memory, count, false);
     let gpu = plan.gpu.clone();
-    [with_embedding, plan].into_iter().find(Plan::fits_gpu).ok_or_else(|| {
-        let mut fits = what_fits_gpu(footprint, memory);
-        let on_gpu = most_that_fits(footprint, memory).num_gpu_layers();
-        fits.push(format!("--gpu-layers auto puts {on_gpu} of {all} layers there"));
-        Error::DoesNotFit {
-            device: device.clone(),
-            what: layers(&(all - count..all)),
-            needed: gpu.map_or(0, |gpu| gpu.needed_bytes()),
-            free: free.unwrap_or(0),
-            fits: fits.join("; "),
+    let most = || most_that_fits(footprint, memory).num_gpu_layers();
+    if let Some(mut plan) = [with_embedding, plan].into_iter().find(Plan::fits_gpu) {
+        if plan.cpu.fits() == Some(false) {
+            plan.fits_cpu = what_fits_both(footprint, &plan);
+            let more = Some(most()).filter(|&on_gpu| on_gpu > count);
+            plan.fits_cpu.extend(more.map(|on_gpu| {
+                format!("--gpu-layers auto puts {on_gpu} of {all} layers on {device}")
+            }));
         }
+        return Ok(plan);
+    }
+    let mut fits = what_fits_gpu(footprint, memory);
+    fits.push(format!("--gpu-layers auto puts {} of {all} layers there", most()));
+    Err(Error::DoesNotFit {
+        device: device.clone(),
+        what: layers(&(all - count..all)),
+        needed: gpu.map_or(0, |gpu| gpu.needed_bytes()),
+        free: free.unwrap_or(0),
+        fits: fits.join("; "),
     })
 }
 
@@ -156,15 +168,34 @@ fn what_fits_gpu(footprint: &Footprint, memory: &Memory) -> Vec<String> {
 fn what_fits(footprint: &Footprint, whole: &Share) -> Vec<String> {
     let mut fits = Vec::new();
     let free = whole.free_bytes.unwrap_or(0);
-    for (name, block_bytes) in QUANTISED {
-        let weights = footprint.num_parameters * block_bytes / 256;
+    for &(name, weights) in &footprint.quantised_bytes {
         let needed = whole.needed_bytes() - whole.weight_bytes() + weights;
         if weights < whole.weight_bytes() && needed <= free {
             fits.push(format!("--quantize {name} takes {} there", gib(needed)));
         }
     }
+    if whole.needed_bytes() - whole.cache_bytes <= free {
+        let cache = gib(whole.cache_bytes);
+        fits.push(format!("fewer positions or sequences: keys and values take {cache} of it"));
+    }
     if footprint.layers.iter().all(|layer| layer.shared.is_empty()) {
         fits.push("an up-scaled model that is run unbuilt takes its base's memory".to_owned());
+    }
+    fits
+}
+
+/// What would fit a GPU and a processor that has no room for its part of a model, as advice.
+fn what_fits_both(footprint: &Footprint, plan: &Plan) -> Vec<String> {
+    let shares = || plan.shares();
+    let (needed, weights): (u64, u64) =
+        (shares().map(Share::needed_bytes).sum(), shares().map(Share::weight_bytes).sum());
+    let free: u64 = shares().filter_map(|share| share.free_bytes).sum();
+    let mut fits = Vec::new();
+    for &(name, quantised) in &footprint.quantised_bytes {
+        let needed = needed - weights + quantised;
+        if quantised < weights && needed <= free {
+            fits.push(format!("--quantize {name} takes {} in all", gib(needed)));
+        }
     }
     fits
 }
@@ -198,7 +229,22 @@ impl Plan {
             embedding_on_gpu,
             positions: footprint.positions,
             advice: Vec::new(),
+            fits_cpu: Vec::new(),
         }
+    }
+
+    /// The error is that of a processor that has no room for its share. One of a GPU's is no plan.
+    pub fn check_cpu(&self) -> Result<()> {
+        if self.cpu.fits() != Some(false) {
+            return Ok(());
+        }
+        Err(Error::DoesNotFit {
+            device: self.cpu.device.clone(),
+            what: self.cpu.parts(),
+            needed: self.cpu.needed_bytes(),
+            free: self.cpu.free_bytes.unwrap_or(0),
+            fits: self.fits_cpu.join("; "),
+        })
     }
 
     fn fits_gpu(&self) -> bool {

@@ -38,7 +38,10 @@ fn footprint(
     let object = checkpoint::json::Object::parse(&config.to_string()).unwrap();
     let config = DecoderConfig::read(&object, std::path::Path::new("config.json")).unwrap();
     let bytes = |_: &str, shape: &[usize]| 2 * shape.iter().product::<usize>() as u64;
-    Footprint::new(&config, positions, 2, &bytes, same_as)
+    let footprint = Footprint::new(&config, positions, 2, &bytes, same_as);
+    let quantised = [("q8_0", 8 * 34), ("q4_k", 144)]
+        .map(|(name, of_256)| (name, footprint.num_parameters * of_256 / 256));
+    Footprint { quantised_bytes: quantised.to_vec(), ..footprint }
 }
 
 fn t4() -> Memory {
@@ -155,4 +158,50 @@ placement, with room for 4096 positions:
   cpu     embedding, layers 0..28: 11.62 GiB weights + 0.44 GiB cache + 0.32 GiB work = 12.38 GiB, more than the 12.00 GiB free
 "
     );
+}
+
+#[test]
+fn what_the_processor_has_no_room_for_is_an_error_before_it_is_loaded() {
+    let on = |cpu| Memory { gpu: None, cpu };
+    let check = |footprint: &Footprint, memory: &Memory, gpu_layers| {
+        plan(footprint, memory, gpu_layers).unwrap().check_cpu()
+    };
+    let error = check(&solar(48, 4096), &on(Some(12 * GIB)), GpuLayers::Auto).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "embedding, layers 0..48, head need 21.06 GiB on cpu, which has 12.00 GiB free"
+    );
+    let hint = error.hint().unwrap();
+    assert!(hint.starts_with("--quantize q8_0 takes 11.69 GiB there; --quantize q4_k"), "{hint}");
+    // What is not known is tried.
+    for memory in [on(Some(22 * GIB)), on(None)] {
+        check(&solar(48, 4096), &memory, GpuLayers::Auto).unwrap();
+    }
+    // Nothing helps a model that is far too large.
+    let error = check(&unbuilt(4096), &on(Some(GIB)), GpuLayers::Auto).unwrap_err();
+    assert_eq!(error.hint(), None);
+}
+
+#[test]
+fn keys_and_values_that_are_too_many_are_named() {
+    let memory = Memory { gpu: None, cpu: Some(24 * GIB) };
+    let plan = plan(&solar(48, 4096 * 8), &memory, GpuLayers::Auto).unwrap();
+    let hint = plan.check_cpu().unwrap_err().hint().unwrap();
+    assert!(hint.contains("fewer positions or sequences: keys and values take 6.00 GiB"), "{hint}");
+}
+
+#[test]
+fn the_processors_part_of_a_split_model_must_fit() {
+    let memory = Memory { cpu: Some(6 * GIB), ..t4() };
+    let check = |gpu_layers| plan(&solar(48, 4096), &memory, gpu_layers).unwrap().check_cpu();
+    let error = check(GpuLayers::Auto).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "embedding, layers 0..17 need 7.74 GiB on cpu, which has 6.00 GiB free"
+    );
+    assert!(error.hint().unwrap().contains("--quantize q8_0 takes"));
+    let hint = check(GpuLayers::Count(4)).unwrap_err().hint().unwrap();
+    assert!(hint.ends_with("--gpu-layers auto puts 31 of 48 layers on cuda:0"), "{hint}");
+    let large = Memory { cpu: Some(12 * GIB), ..memory };
+    plan(&solar(48, 4096), &large, GpuLayers::Auto).unwrap().check_cpu().unwrap();
 }

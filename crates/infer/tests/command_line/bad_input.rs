@@ -308,3 +308,54 @@ fn sixteen_bits_are_near_thirty_two() {
         assert!(difference > 0.0 && difference < tolerance, "{dtype}: {difference}");
     }
 }
+
+/// Weights of 3 TiB, which are a hole in a file: none are read.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_that_memory_has_no_room_for() {
+    let (hidden, inner) = (1_u64 << 15, 1_u64 << 22);
+    let mut tensors = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![64, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+        ("lm_head.weight".to_owned(), vec![64, hidden]),
+    ];
+    for layer in 0..4 {
+        let mut add = |name: &str, shape: &[u64]| {
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        };
+        for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+            add(&format!("self_attn.{name}"), &[hidden, hidden]);
+        }
+        add("mlp.gate_proj", &[inner, hidden]);
+        add("mlp.up_proj", &[inner, hidden]);
+        add("mlp.down_proj", &[hidden, inner]);
+        add("input_layernorm", &[hidden]);
+        add("post_attention_layernorm", &[hidden]);
+    }
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in tensors {
+        let begin = end;
+        end += 2 * shape.iter().product::<u64>();
+        let tensor = json!({ "dtype": "F16", "shape": shape, "data_offsets": [begin, end] });
+        header.insert(name, tensor);
+    }
+    let header = Value::from(header).to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    let path = dir.path().join("model.safetensors");
+    std::fs::write(&path, &bytes).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(bytes.len() as u64 + end).unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 64,
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 4,
+        "num_attention_heads": 256, "num_key_value_heads": 256, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": false, "torch_dtype": "float16",
+    });
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+
+    refused(dir.path(), &["embedding, layers 0..4, head need 31", "GiB on cpu, which has"]);
+    let said = infer(&["inspect", dir.path().to_str().unwrap()]).done();
+    assert!(said.stdout.contains("it does not fit on cpu"), "{said:#?}");
+}
