@@ -1,11 +1,13 @@
 //! How far a GPU's logits are from the processor's in f32, over tokens that run at once.
 //!
-//!     cargo run --release -p infer --features cuda --example gpu_parity -- MODEL IDS.json [DTYPE[/LAYERS]]...
+//!     cargo run --release -p infer --features cuda --example gpu_parity -- MODEL IDS.json [[cpu:]DTYPE[/LAYERS]]...
 //!
-//! IDS.json is a list of tokens. For each DTYPE (f32, f16, bf16), with only the last LAYERS on the GPU
-//! where that is given, a line of JSON: the mean and the greatest KL divergence in nats, how often the
-//! best token is the same, how far apart f32's two best are where it is not, and how far apart logits
-//! are. What else must not matter is checked on the way: tokens one by one, and two sequences at once.
+//! MODEL is what `infer` takes; a recipe is run unbuilt. IDS.json is a list of tokens. For each DTYPE (f32,
+//! f16, bf16, or auto for what is stored: the blocks of a GGUF file stay quantised), with only the last
+//! LAYERS on the GPU where that is given, or all on the processor, a line of JSON: nats per token, the mean
+//! and the greatest KL divergence in nats, how often the best token is the same, how far apart f32's two
+//! best are where it is not, and how far apart logits are. What else must not matter is checked on the
+//! way: tokens one by one, and two sequences at once.
 
 use infer::device::Place;
 use infer::load::{Arithmetic, Placing};
@@ -22,7 +24,7 @@ const PIECE: usize = 512;
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, ids, runs @ ..] = args.as_slice() else {
-        println!("gpu_parity MODEL IDS.json [DTYPE[/LAYERS]]...");
+        println!("gpu_parity MODEL IDS.json [[cpu:]DTYPE[/LAYERS]]...");
         return Ok(());
     };
     let ids: Vec<u32> = serde_json::from_slice(&std::fs::read(ids).expect("IDS.json is there"))
@@ -35,17 +37,25 @@ fn main() -> Result<()> {
     let exact = Placing { arithmetic: Arithmetic::F32, place: Place::Cpu, ..Placing::default() };
     let expected = all_logits(&load(exact)?, &ids)?;
     for run in runs {
-        let (dtype, layers) = run.split_once('/').unwrap_or((run, ""));
+        let (place, placed) = match run.strip_prefix("cpu:") {
+            Some(placed) => (Place::Cpu, placed),
+            None => (Place::Cuda(0), run.as_str()),
+        };
+        let (dtype, layers) = placed.split_once('/').unwrap_or((placed, ""));
         let arithmetic = match dtype {
+            "f32" => Arithmetic::F32,
             "f16" => Arithmetic::F16,
             "bf16" => Arithmetic::BF16,
-            _ => Arithmetic::F32,
+            _ => Arithmetic::Auto,
         };
         let gpu_layers = layers.parse().map_or(GpuLayers::Auto, GpuLayers::Count);
-        let model = load(Placing { arithmetic, place: Place::Cuda(0), gpu_layers })?;
+        let model = load(Placing { arithmetic, place, gpu_layers })?;
         let found = all_logits(&model, &ids)?;
-        let mut line = compared(&expected, &found, model.config().vocab_size);
+        let vocab_size = model.config().vocab_size;
+        let mut line = compared(&expected, &found, vocab_size);
         line["run"] = run.as_str().into();
+        line["nats"] = nats(&found, &ids, vocab_size).into();
+        line["cpu_f32_nats"] = nats(&expected, &ids, vocab_size).into();
         line["one_by_one_max_abs"] = one_by_one(&model, &ids, &found)?.into();
         line["batch_max_abs"] = batch(&model, &ids, &found)?.into();
         println!("{line}");
@@ -100,6 +110,13 @@ fn batch(model: &Model, ids: &[u32], whole: &[f32]) -> Result<f32> {
         greatest = greatest.max(max_abs(&logits, &whole[at * vocab_size..][..vocab_size]));
     }
     Ok(greatest)
+}
+
+/// The mean negative log-probability of each token behind those before it.
+fn nats(logits: &[f32], ids: &[u32], vocab_size: usize) -> f64 {
+    let rows = logits.chunks(vocab_size).zip(&ids[1..]);
+    let sum: f64 = rows.map(|(row, &next)| log_softmax(row)[next as usize]).sum();
+    -sum / (ids.len() - 1) as f64
 }
 
 fn max_abs(a: &[f32], b: &[f32]) -> f32 {

@@ -315,6 +315,13 @@ pub enum Error {
         place: String,
     },
 
+    /// A quantised matrix whose numbers are none, where the logits would not show it.
+    #[error("`{tensor}` has numbers that are not finite")]
+    NotFiniteWeights {
+        /// The tensor.
+        tensor: String,
+    },
+
     /// A model of which only the headers were asked for.
     #[error("the weights of {} were not asked for", model.display())]
     OutlineOnly {

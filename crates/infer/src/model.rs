@@ -151,7 +151,12 @@ impl Model {
             let eps = self.config.rms_norm_eps as f32;
             let hidden = hidden.to_device(&self.devices.head)?.contiguous()?;
             let normed = rms_norm(&hidden, &self.norm, eps)?;
-            Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
+            let logits = self.head.forward(&normed)?.to_dtype(DType::F32)?;
+            if !self.head.loses_nan() {
+                return Ok(logits);
+            }
+            let nothing = (normed.to_dtype(DType::F32)? * 0.0)?.sum_keepdim(1)?;
+            Ok(logits.broadcast_add(&nothing)?)
         })
         .map_err(|error| self.devices.explained(error))
     }

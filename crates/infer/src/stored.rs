@@ -270,6 +270,11 @@ impl Stored<'_> {
     }
 
     fn of_blocks(&self, blocks: Blocks, dtype: DType, device: &Device) -> Result<Weight> {
+        // Products on a GPU round activations to 8 bits, among which there is no NaN: it would be lost
+        // on its way to the logits.
+        if !device.is_cpu() && !blocks.are_finite() {
+            return Err(Error::NotFiniteWeights { tensor: self.name.to_owned() });
+        }
         let encoding = Encoding::Blocks(blocks.ty());
         let matrix = QuantisedMatrix::new(blocks, dtype, device)?;
         let unsupported = || Error::Encoding { tensor: self.name.to_owned(), encoding };

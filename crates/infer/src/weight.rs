@@ -39,6 +39,12 @@ impl Weight {
         }
     }
 
+    /// Whether a product can be finite where activations are not: where they are rounded to 8 bits, among
+    /// which there is no NaN.
+    pub(crate) fn loses_nan(&self) -> bool {
+        matches!(self, Self::Quantised(matrix) if matrix.loses_nan())
+    }
+
     /// The rows with the numbers in `indices`, (n) to (n, inputs).
     pub fn rows(&self, indices: &Tensor) -> Result<Tensor> {
         match self {

@@ -95,6 +95,11 @@ impl QuantisedMatrix {
         rows.to_dtype(self.dtype)
     }
 
+    /// Whether a product can be finite where activations are not: candle's on a GPU make 0 of NaN.
+    pub(crate) fn loses_nan(&self) -> bool {
+        matches!(self.storage, Storage::Device { .. })
+    }
+
     /// The bytes that it takes in memory.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.storage {
