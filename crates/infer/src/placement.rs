@@ -174,9 +174,10 @@ fn what_fits(footprint: &Footprint, whole: &Share) -> Vec<String> {
             fits.push(format!("--quantize {name} takes {} there", gib(needed)));
         }
     }
-    if whole.needed_bytes() - whole.cache_bytes <= free {
-        let cache = gib(whole.cache_bytes);
-        fits.push(format!("fewer positions or sequences: keys and values take {cache} of it"));
+    if whole.weight_bytes() < free {
+        // All else grows with them.
+        let weights = gib(whole.weight_bytes());
+        fits.push(format!("fewer positions or sequences, as weights alone take {weights}"));
     }
     if footprint.layers.iter().all(|layer| layer.shared.is_empty()) {
         fits.push("an up-scaled model that is run unbuilt takes its base's memory".to_owned());

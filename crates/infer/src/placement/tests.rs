@@ -183,11 +183,14 @@ fn what_the_processor_has_no_room_for_is_an_error_before_it_is_loaded() {
 }
 
 #[test]
-fn keys_and_values_that_are_too_many_are_named() {
+fn positions_that_are_too_many_are_named() {
     let memory = Memory { gpu: None, cpu: Some(24 * GIB) };
     let plan = plan(&solar(48, 4096 * 8), &memory, GpuLayers::Auto).unwrap();
     let hint = plan.check_cpu().unwrap_err().hint().unwrap();
-    assert!(hint.contains("fewer positions or sequences: keys and values take 6.00 GiB"), "{hint}");
+    assert!(
+        hint.contains("fewer positions or sequences, as weights alone take 19.99 GiB"),
+        "{hint}"
+    );
 }
 
 #[test]

@@ -422,3 +422,21 @@ fn the_context_fills_up_and_that_is_said() {
         infer_with_stdin(&["chat", &tiny, "--logit-bias", "2=-1000"], "In the beginning\n").done();
     assert!(said.stderr.contains("the context is full: the model has 1024 positions"), "{said:?}");
 }
+
+/// More positions than any memory holds the keys and values of.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_chat_makes_do_with_the_positions_that_there_is_memory_for() {
+    let dir = solar();
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = (1_u64 << 31).into();
+    raw::write_json(&path, &config);
+    let model = dir.path().to_str().unwrap();
+    let said = infer_with_stdin(&["chat", model, "--max-new-tokens", "2"], "hello\n").done();
+    let line = said.stderr.lines().find(|line| line.contains("there is memory for")).unwrap();
+    assert!(line.ends_with(" of the model's 2147483648 positions"), "{said:#?}");
+    // Who asks for all of them is told that they are too many.
+    infer(&["generate", model, "hello", "--max-length", "2147483648"])
+        .refused(&["on cpu, which has", "fewer positions or sequences, as weights alone take"]);
+}
