@@ -1,0 +1,135 @@
+//! A decode step against the same arithmetic in plain loops.
+
+#![expect(clippy::float_cmp, reason = "numbers that are rounded alike are the same")]
+#![expect(clippy::print_stdout, reason = "who looks closer wants the numbers")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod reference;
+
+use half::{bf16, f16};
+use kernels::decode::{Cache, Element, Shape};
+use kernels::forms::Form;
+use reference::card::card;
+use reference::model::{CASE, Case, POSITIONS, Pair, TINY, pair};
+
+/// Runs `num_tokens` tokens of each of `lengths.len()` sequences, which begin one after the other so that
+/// they are of different lengths, and compares the logits of the last steps.
+#[track_caller]
+fn check(case: Case, num_sequences: usize, num_tokens: usize, tolerance: f32) {
+    let Some(gpu) = card() else { return };
+    let Pair { mut decoder, reference } = pair(&gpu, case);
+    let vocab_size = case.shape.vocab_size;
+    let mut caches: Vec<Cache> =
+        (0..num_sequences).map(|_| decoder.cache(POSITIONS).unwrap()).collect();
+    let token =
+        |sequence: usize, step: usize| ((sequence * 97 + step * 31 + 5) % vocab_size) as u32;
+    // Sequence s joins after 3 · s steps.
+    for step in 0..num_tokens {
+        let mut batch: Vec<(u32, &mut Cache)> = caches
+            .iter_mut()
+            .enumerate()
+            .filter(|(sequence, _)| step >= 3 * sequence)
+            .map(|(sequence, cache)| (token(sequence, step), cache))
+            .collect();
+        decoder.step(&mut batch).unwrap();
+    }
+    let found = decoder.logits(num_sequences).unwrap();
+    let mut widest = 0_f32;
+    for sequence in 0..num_sequences {
+        let tokens: Vec<u32> =
+            (3 * sequence..num_tokens).map(|step| token(sequence, step)).collect();
+        let expected = reference.logits(&tokens);
+        let found = &found[sequence * vocab_size..][..vocab_size];
+        for (a, b) in found.iter().zip(&expected) {
+            assert!(a.is_finite(), "{a} of sequence {sequence}");
+            widest = widest.max((a - b).abs());
+        }
+    }
+    println!("largest difference of logits: {widest}");
+    assert!(widest < tolerance, "{widest}");
+}
+
+#[test]
+fn f16_alone_and_beside_others() {
+    check(CASE, 1, 9, 0.01);
+    check(CASE, 3, 12, 0.01);
+    check(CASE, 8, 30, 0.01);
+}
+
+#[test]
+fn bf16() {
+    check(Case { element: Element::BF16, ..CASE }, 2, 20, 0.08);
+}
+
+#[test]
+fn more_positions_than_one_block_takes() {
+    check(CASE, 1, 300, 0.01);
+    check(CASE, 2, 200, 0.01);
+}
+
+#[test]
+fn windows() {
+    check(Case { window: Some(7), ..CASE }, 1, 30, 0.01);
+    check(Case { window: Some(100), ..CASE }, 2, 180, 0.01);
+}
+
+#[test]
+fn biases_and_norms_of_heads() {
+    check(Case { has_biases: true, ..CASE }, 2, 12, 0.01);
+    check(Case { has_qk_norm: true, ..CASE }, 2, 12, 0.01);
+}
+
+#[test]
+fn heads_of_every_width_and_grouping() {
+    for (head_dim, heads, kv_heads) in
+        [(32, 8, 2), (96, 3, 3), (128, 6, 1), (64, 9, 3), (128, 8, 8), (32, 16, 1)]
+    {
+        let shape =
+            Shape { head_dim, num_attention_heads: heads, num_key_value_heads: kv_heads, ..TINY };
+        check(Case { shape, ..CASE }, 2, 70, 0.02);
+    }
+}
+
+#[test]
+fn widths_that_are_no_whole_pieces() {
+    let shape = Shape { hidden_size: 576, intermediate_size: 1568, vocab_size: 999, ..TINY };
+    check(Case { shape, ..CASE }, 2, 8, 0.02);
+    let wide = Shape { hidden_size: 1056, intermediate_size: 14_336, ..TINY };
+    check(Case { shape: wide, ..CASE }, 8, 24, 0.05);
+}
+
+#[test]
+fn q8_0_and_q4_k() {
+    for form in [Form::Q8_0, Form::Q4K] {
+        check(Case { form, ..CASE }, 1, 9, 0.02);
+        check(Case { form, ..CASE }, 5, 20, 0.02);
+        let shape = Shape { hidden_size: 2304, intermediate_size: 4352, ..TINY };
+        check(Case { shape, form, ..CASE }, 2, 8, 0.05);
+    }
+}
+
+#[test]
+fn a_sequence_has_the_same_numbers_alone_and_beside_others() {
+    let Some(gpu) = card() else { return };
+    for form in [Form::Dense, Form::Q8_0, Form::Q4K] {
+        let Pair { mut decoder, .. } = pair(&gpu, Case { form, ..CASE });
+        let mut alone = decoder.cache(POSITIONS).unwrap();
+        let mut others: Vec<Cache> = (0..5).map(|_| decoder.cache(POSITIONS).unwrap()).collect();
+        for step in 0..20 {
+            decoder.step(&mut [(step, &mut alone)]).unwrap();
+            let single = decoder.logits(1).unwrap();
+            let mut batch: Vec<(u32, &mut Cache)> =
+                others.iter_mut().enumerate().map(|(i, cache)| (step + i as u32, cache)).collect();
+            decoder.step(&mut batch).unwrap();
+            let first = &decoder.logits(5).unwrap()[..TINY.vocab_size];
+            assert_eq!(single, first, "at step {step} of {form:?}");
+        }
+    }
+}
+
+/// The element's numbers are those that the other type rounds to.
+#[test]
+fn rounding_is_that_of_the_type() {
+    assert_eq!(reference::rounded(Element::F16, 1.000_3), f16::from_f32(1.000_3).to_f32());
+    assert_eq!(reference::rounded(Element::BF16, 1.003), bf16::from_f32(1.003).to_f32());
+}
