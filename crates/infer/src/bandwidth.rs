@@ -5,6 +5,7 @@ use std::time::Instant;
 use candle_core::Device;
 use rayon::prelude::*;
 
+use crate::device::Target;
 use crate::error::Result;
 use crate::memory;
 use crate::progress::Watch;
@@ -18,11 +19,12 @@ const PASSES: usize = 5;
 /// Numbers that a thread reads at once: 1 MiB.
 const BLOCK: usize = 1 << 17;
 
-/// The bytes a second that `device` reads, by all that it has; `None` where there is no kernel for it.
-pub fn read_bytes_per_second(device: &Device, watch: &Watch) -> Result<Option<f64>> {
-    match device {
-        Device::Cpu => of_cpu(watch).map(Some),
-        _ => Ok(None),
+/// The bytes a second that `target` reads, by all that it has; `None` where there is no kernel for it.
+pub fn read_bytes_per_second(target: &Target, watch: &Watch) -> Result<Option<f64>> {
+    match target {
+        Target::Candle(Device::Cpu) => of_cpu(watch).map(Some),
+        Target::Candle(_) => Ok(None),
+        Target::Card(gpu) => Ok(Some(gpu.read_bytes_per_second()?)),
     }
 }
 
@@ -68,7 +70,7 @@ mod tests {
     fn who_asks_to_stop_is_heard_before_a_pass_is_over() {
         let watch = Watch { progress: &|_| {}, is_cancelled: &|| true };
         let begin = Instant::now();
-        let measured = read_bytes_per_second(&Device::Cpu, &watch);
+        let measured = read_bytes_per_second(&Target::CPU, &watch);
         assert!(matches!(measured, Err(Error::Cancelled)));
         assert!(begin.elapsed().as_secs_f64() < 1.0);
     }

@@ -206,17 +206,16 @@ fn at_most(lengths: &[usize], room: usize) -> Vec<usize> {
 fn filled(model: &Model, n: usize, more: usize, watch: &Watch) -> Result<(KvCache, bool)> {
     let mut cache = model.cache(n + more)?;
     let tokens: Vec<u32> = (0..n).map(|i| token(model, i)).collect();
-    let mut last = None;
-    for piece in tokens.chunks(PIECE) {
+    let mut logits = Vec::new();
+    for (number, piece) in tokens.chunks(PIECE).enumerate() {
         watch.check()?;
-        let hidden = model.forward(piece, &mut cache)?;
-        last = Some(hidden.narrow(0, piece.len() - 1, 1)?);
+        if (number + 1) * PIECE < n {
+            model.forward(piece, &mut cache)?;
+        } else {
+            // Numbers that arrive here say that the device is done.
+            logits = model.prompt_logits(piece, &mut cache)?;
+        }
     }
-    // Numbers that arrive here say that the device is done.
-    let logits = match last {
-        Some(last) => model.logits(&last)?.flatten_all()?.to_vec1::<f32>()?,
-        None => Vec::new(),
-    };
     Ok((cache, logits.iter().all(|logit| logit.is_finite())))
 }
 
@@ -228,7 +227,7 @@ fn decode(
     num_steps: usize,
     watch: &Watch,
 ) -> Result<Duration> {
-    let mut caches = (0..batch).map(|_| Ok(cache.fork()?)).collect::<Result<Vec<_>>>()?;
+    let mut caches = (0..batch).map(|_| cache.fork()).collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
     for step in 0..num_steps {
         watch.check()?;
@@ -236,8 +235,7 @@ fn decode(
         let sequences = caches.iter_mut().zip(&tokens);
         let mut sequences: Vec<Sequence> =
             sequences.map(|(cache, tokens)| Sequence { tokens, cache }).collect();
-        let hidden = model.forward_batch(&mut sequences)?;
-        model.logits(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
+        model.step(&mut sequences)?;
     }
     Ok(begin.elapsed())
 }

@@ -33,8 +33,8 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     settings.check(opened.config.max_position_embeddings)?;
     let progress = terminal.progress(args.run.quiet);
     // Before the model takes its memory.
-    let device = args.run.device.device()?;
-    let bandwidth = bandwidth::read_bytes_per_second(&device, &progress.watch())?;
+    let target = args.run.placing().target()?;
+    let bandwidth = bandwidth::read_bytes_per_second(&target, &progress.watch())?;
     let loaded = load(args, &settings, &opened, terminal)?;
     let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &progress.watch());
     terminal.clear();

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::card::CardCache;
 use crate::config::DecoderConfig;
+use crate::error;
 
 /// Positions that a cache grows by at least.
 const STEP: usize = 256;
@@ -25,6 +27,8 @@ pub fn rounded(capacity: usize, most: usize) -> usize {
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
+    /// Those of the layers behind them, where they lie on a GPU with kernels of our own.
+    card: Option<CardCache>,
 }
 
 /// The keys and values of one layer.
@@ -43,11 +47,12 @@ pub(crate) struct LayerCache {
 impl KvCache {
     /// A cache with room for `capacity` positions, [`rounded`] up, of a model of this config; each layer's
     /// lies on the layer's own device.
-    pub fn new(
+    pub(crate) fn new(
         config: &DecoderConfig,
         capacity: usize,
         dtype: DType,
         devices: &[Device],
+        card: Option<CardCache>,
     ) -> Result<Self> {
         let most = config.max_position_embeddings;
         let capacity = rounded(capacity, most);
@@ -60,13 +65,18 @@ impl KvCache {
                 most,
             })
         };
-        Ok(Self { layers: devices.iter().map(layer).collect::<Result<_>>()? })
+        Ok(Self { layers: devices.iter().map(layer).collect::<Result<_>>()?, card })
     }
 
     /// How many positions every layer holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.layers.iter().map(|layer| layer.len).min().unwrap_or(0)
+        self.all_lens().min().unwrap_or(0)
+    }
+
+    fn all_lens(&self) -> impl Iterator<Item = usize> {
+        let on_card = self.card.iter().flat_map(CardCache::lens);
+        self.layers.iter().map(|layer| layer.len).chain(on_card.copied())
     }
 
     /// Whether no position is held.
@@ -78,19 +88,31 @@ impl KvCache {
     /// How many positions there is room for.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.layers.iter().map(LayerCache::capacity).min().unwrap_or(0)
+        let on_card = self.card.iter().map(CardCache::capacity);
+        self.layers.iter().map(LayerCache::capacity).chain(on_card).min().unwrap_or(0)
     }
 
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        for layer in &mut self.layers {
-            layer.len = layer.len.min(len);
+        for layer in self.lens_mut() {
+            *layer = (*layer).min(len);
         }
     }
 
+    fn lens_mut(&mut self) -> impl Iterator<Item = &mut usize> {
+        let on_card = self.card.iter_mut().flat_map(CardCache::lens_mut);
+        self.layers.iter_mut().map(|layer| &mut layer.len).chain(on_card)
+    }
+
     /// A copy that goes its own way.
-    pub fn fork(&self) -> Result<Self> {
-        Ok(Self { layers: self.layers.iter().map(LayerCache::fork).collect::<Result<_>>()? })
+    pub fn fork(&self) -> error::Result<Self> {
+        let layers = self.layers.iter().map(LayerCache::fork).collect::<Result<_>>()?;
+        Ok(Self { layers, card: self.card.as_ref().map(CardCache::fork).transpose()? })
+    }
+
+    /// The keys and values of the layers on a GPU with kernels of our own.
+    pub(crate) fn card(&mut self) -> Option<&mut CardCache> {
+        self.card.as_mut()
     }
 
     pub(crate) fn layer(&mut self, layer: usize) -> &mut LayerCache {
@@ -99,18 +121,18 @@ impl KvCache {
 
     /// How many positions layer number `layer` holds.
     pub(crate) fn layer_len(&self, layer: usize) -> usize {
-        self.layers[layer].len
+        self.all_lens().nth(layer).unwrap_or(0)
     }
 
     /// How many positions each of some layers holds.
     pub(crate) fn lens(&self, layers: Range<usize>) -> Vec<usize> {
-        self.layers[layers].iter().map(|layer| layer.len).collect()
+        self.all_lens().skip(layers.start).take(layers.len()).collect()
     }
 
     /// Takes some layers back to what [`KvCache::lens`] was.
     pub(crate) fn take_back(&mut self, layers: Range<usize>, lens: &[usize]) {
-        for (layer, &len) in self.layers[layers].iter_mut().zip(lens) {
-            layer.len = len;
+        for (layer, &len) in self.lens_mut().skip(layers.start).zip(lens) {
+            *layer = len;
         }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn find(
     wanted: Wanted,
     terminal: &Terminal,
 ) -> Result<Opened> {
-    args.device.device()?;
+    args.placing().target()?;
     let progress = terminal.progress(args.quiet);
     let spec = Spec { layers: args.layers.clone(), ..spec(model, &args.recipe) };
     let mut opened = Opened::find(&spec, wanted, &progress.watch())?;

@@ -22,20 +22,73 @@ pub enum Place {
     Metal,
 }
 
-impl Place {
-    /// The device; the error says why there is none.
-    pub fn device(self) -> Result<Device> {
+/// What a model's last layers lie on: the processor, or a GPU beside it.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A device of candle's.
+    Candle(Device),
+    /// A GPU of NVIDIA's, with kernels of our own.
+    Card(Gpu),
+}
+
+impl Target {
+    /// The processor.
+    pub const CPU: Self = Self::Candle(Device::Cpu);
+
+    /// Whether it is the processor.
+    #[must_use]
+    pub fn is_cpu(&self) -> bool {
+        matches!(self, Self::Candle(Device::Cpu))
+    }
+
+    /// What a user calls it.
+    #[must_use]
+    pub fn name(&self) -> String {
         match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => Ok(auto().clone().unwrap_or(Device::Cpu)),
+            Self::Candle(device) => name(device),
+            Self::Card(gpu) => gpu.name(),
+        }
+    }
+
+    /// The bytes of its memory that nobody has, where they are known.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Candle(device) => free_bytes(device),
+            Self::Card(gpu) => gpu.free_bytes(),
+        }
+    }
+
+    /// The type that arithmetic has if nothing else is asked for: on a GPU what is stored, where that is of
+    /// 16 bits and the card computes with it, and f16 for bf16 where it does not; on the processor f32.
+    /// Kernels of our own have no f32: they get f16 for it.
+    #[must_use]
+    pub fn default_dtype(&self, stored: checkpoint::Dtype) -> DType {
+        match self {
+            Self::Candle(device) => default_dtype(device, stored),
+            Self::Card(gpu) if stored == checkpoint::Dtype::BF16 && gpu.has_bf16() => DType::BF16,
+            Self::Card(_) => DType::F16,
+        }
+    }
+}
+
+impl Place {
+    /// What is there; the error says why there is nothing.
+    pub fn target(self) -> Result<Target> {
+        match self {
+            Self::Cpu => Ok(Target::CPU),
+            Self::Auto => Ok(auto().clone().unwrap_or(Target::CPU)),
             Self::Cuda(number) => open_cuda(number),
             Self::Metal if !candle_core::utils::metal_is_available() => {
                 Err(missing("metal", "metal"))
             }
-            Self::Metal => Device::new_metal(0).map_err(|error| Error::NoDevice {
-                device: "metal".to_owned(),
-                reason: one_line(&error),
-            }),
+            Self::Metal => {
+                let device = Device::new_metal(0).map_err(|error| Error::NoDevice {
+                    device: "metal".to_owned(),
+                    reason: one_line(&error),
+                })?;
+                Ok(Target::Candle(device))
+            }
         }
     }
 }
@@ -44,15 +97,22 @@ impl Place {
 #[must_use]
 pub fn why_no_gpu() -> Option<String> {
     let reason = auto().as_ref().err().cloned();
-    reason.filter(|_| candle_core::utils::cuda_is_available())
+    reason.filter(|_| has_cuda())
+}
+
+/// Whether this program was built for NVIDIA's GPUs.
+fn has_cuda() -> bool {
+    card::IS_BUILT || candle_core::utils::cuda_is_available()
 }
 
 /// The first GPU that answers, or why the first does not; asked once, so that all parts of a model
 /// get the same.
-fn auto() -> &'static Result<Device, String> {
-    static FIRST: OnceLock<Result<Device, String>> = OnceLock::new();
+fn auto() -> &'static Result<Target, String> {
+    /// More than machines have.
+    const MOST: usize = 16;
+    static FIRST: OnceLock<Result<Target, String>> = OnceLock::new();
     FIRST.get_or_init(|| {
-        let count = cuda::count().unwrap_or(0);
+        let count = if has_cuda() { MOST } else { 0 };
         first(count, |number| open_cuda(number).map_err(|error| error.to_string()))
     })
 }
@@ -67,17 +127,22 @@ fn missing(device: &str, feature: &'static str) -> Error {
 }
 
 /// Opens a GPU once: tensors of two handles to one GPU do not mix.
-fn open_cuda(number: usize) -> Result<Device> {
-    static OPEN: Mutex<Vec<(usize, Device)>> = Mutex::new(Vec::new());
+fn open_cuda(number: usize) -> Result<Target> {
+    static OPEN: Mutex<Vec<(usize, Target)>> = Mutex::new(Vec::new());
     let device = format!("cuda:{number}");
-    if !candle_core::utils::cuda_is_available() {
+    if !has_cuda() {
         return Err(missing(&device, "cuda"));
     }
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, device)) = open.iter().find(|(opened, _)| *opened == number) {
-        return Ok(device.clone());
+    if let Some((_, target)) = open.iter().find(|(opened, _)| *opened == number) {
+        return Ok(target.clone());
     }
-    let opened = cuda::open(number).map_err(|reason| Error::NoDevice { device, reason })?;
+    let opened = if card::IS_BUILT {
+        Gpu::open(number).map(Target::Card)
+    } else {
+        cuda::open(number).map(Target::Candle)
+    };
+    let opened = opened.map_err(|reason| Error::NoDevice { device, reason })?;
     open.push((number, opened.clone()));
     Ok(opened)
 }
@@ -124,8 +189,24 @@ pub struct Devices {
     pub layers: Vec<Device>,
     /// The final norm and the head.
     pub head: Device,
+    /// The GPU that has the last layers, with kernels of our own; what is listed here for these does not
+    /// count.
+    pub card: Option<CardPart>,
     /// The bytes that are to be taken on the GPU, where that was planned.
     pub planned: u64,
+}
+
+/// What a GPU with kernels of our own is to hold: the head, and
+#[derive(Debug, Clone)]
+pub struct CardPart {
+    /// the GPU,
+    pub gpu: Gpu,
+    /// the layers from this one on,
+    pub first_layer: usize,
+    /// whether the embedding,
+    pub has_embedding: bool,
+    /// in arithmetic of this type.
+    pub dtype: DType,
 }
 
 impl Devices {
@@ -136,35 +217,64 @@ impl Devices {
             embedding: device.clone(),
             layers: vec![device.clone(); num_layers],
             head: device.clone(),
+            card: None,
             planned: 0,
         }
     }
 
-    /// As `plan` has it, with the processor beside `device`.
+    /// As `plan` has it, with the processor beside `target`, which computes in `dtype`.
     #[must_use]
-    pub fn of(plan: &Plan, device: &Device) -> Self {
-        let on = |is_on: bool| if is_on { device.clone() } else { Device::Cpu };
-        Self {
-            embedding: on(plan.embedding_on_gpu),
-            layers: (0..plan.num_layers).map(|layer| on(layer >= plan.cpu.layers.end)).collect(),
-            head: on(plan.head_on_gpu()),
-            planned: plan.gpu.as_ref().map_or(0, Share::needed_bytes),
+    pub fn of(plan: &Plan, target: &Target, dtype: DType) -> Self {
+        let planned = plan.gpu.as_ref().map_or(0, Share::needed_bytes);
+        let first_layer = plan.cpu.layers.end;
+        match target {
+            Target::Candle(device) => {
+                let on = |is_on: bool| if is_on { device.clone() } else { Device::Cpu };
+                Self {
+                    embedding: on(plan.embedding_on_gpu),
+                    layers: (0..plan.num_layers).map(|layer| on(layer >= first_layer)).collect(),
+                    head: on(plan.head_on_gpu()),
+                    card: None,
+                    planned,
+                }
+            }
+            Target::Card(gpu) => {
+                let has_embedding = plan.embedding_on_gpu;
+                let part = CardPart { gpu: gpu.clone(), first_layer, has_embedding, dtype };
+                let card = plan.head_on_gpu().then_some(part);
+                Self { card, planned, ..Self::all(&Device::Cpu, plan.num_layers) }
+            }
         }
     }
 
     /// `error`, or that of memory which ran out if this is what it says.
     #[must_use]
     pub fn explained(&self, error: Error) -> Error {
-        let device = &self.head;
+        let target = match &self.card {
+            Some(part) => Target::Card(part.gpu.clone()),
+            None => Target::Candle(self.head.clone()),
+        };
         let said = one_line(&error);
-        let words = ["OUT_OF_MEMORY", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"];
-        if device.is_cpu() || !words.iter().any(|word| said.contains(word)) {
+        let words = [
+            "OUT_OF_MEMORY",
+            "out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "are not free on the GPU",
+        ];
+        if target.is_cpu() || !words.iter().any(|word| said.contains(word)) {
             return error;
         }
-        let free = free_bytes(device).unwrap_or(0);
-        Error::OutOfMemory { device: name(device), planned: self.planned, free }
+        let free = target.free_bytes().unwrap_or(0);
+        Error::OutOfMemory { device: target.name(), planned: self.planned, free }
     }
 }
+
+#[cfg(feature = "cuda-kernels")]
+mod card;
+#[cfg(not(feature = "cuda-kernels"))]
+#[path = "device/no_card.rs"]
+mod card;
+pub use card::Gpu;
 
 #[cfg(feature = "cuda")]
 mod cuda;

@@ -367,6 +367,22 @@ pub enum Error {
         feature: &'static str,
     },
 
+    /// f32 was asked for on a GPU with kernels of 16 bits.
+    #[error("the kernels for GPUs compute in 16 bits, not in f32")]
+    NoF32,
+
+    /// A GPU failed.
+    #[cfg(feature = "cuda-kernels")]
+    #[error("the GPU failed: {0}")]
+    Card(#[from] kernels::Error),
+
+    /// A model that the kernels for GPUs do not have.
+    #[error("the kernels for GPUs do not have this model: {reason}")]
+    NotOnCard {
+        /// Why.
+        reason: String,
+    },
+
     /// What is to lie on a device that has no room for it.
     #[error("{what} need {} on {device}, which has {} free", gib(*needed), gib(*free))]
     DoesNotFit {
@@ -452,6 +468,11 @@ impl Error {
             Self::NotBuiltFor { feature, .. } => format!(
                 "`cargo install --path crates/infer --features {feature}` builds one for it; docs/gpu.md says what that needs"
             ),
+            Self::NoF32 => "--device cpu computes in f32; so does an infer that was built with --features cuda"
+                .to_owned(),
+            Self::NotOnCard { .. } => {
+                "--device cpu runs it; so does an infer that was built with --features cuda".to_owned()
+            }
             Self::DoesNotFit { fits, .. } if !fits.is_empty() => fits.clone(),
             Self::OutOfMemory { .. } => {
                 "--gpu-layers N leaves more of the model to the cpu; a shorter --max-length, a smaller --num \

@@ -187,14 +187,20 @@ pub fn next_logits(model: &Model, prompt: &[u32], watch: &Watch) -> Result<Vec<f
 
 /// Runs what `cache` lacks of a prompt in pieces, and returns the logits behind it.
 fn prefill(model: &Model, prompt: &[u32], cache: &mut KvCache, watch: &Watch) -> Result<Vec<f32>> {
-    let mut last = None;
-    for piece in prompt[cache.len()..].chunks(PIECE) {
+    let mut logits = None;
+    let mut at = cache.len();
+    while at < prompt.len() {
         watch.check()?;
-        let hidden = model.forward(piece, cache)?;
-        last = Some(hidden.narrow(0, piece.len() - 1, 1)?);
+        let end = (at + PIECE).min(prompt.len());
+        // Only the last piece's logits are wanted.
+        if end < prompt.len() {
+            model.forward(&prompt[at..end], cache)?;
+        } else {
+            logits = Some(model.prompt_logits(&prompt[at..end], cache)?);
+        }
+        at = end;
     }
-    let last = last.ok_or(Error::EmptyPrompt)?; // (1, hidden_size)
-    model.finite_logits(&last, |_| prompt.to_vec())
+    model.finite(logits.ok_or(Error::EmptyPrompt)?, |_| prompt.to_vec())
 }
 
 /// A step of some sequences that are not at their end.
@@ -213,8 +219,8 @@ fn together(
             Some(Sequence { tokens, cache: live.cache.as_mut()?.get() })
         })
         .collect();
-    let hidden = model.forward_batch(&mut batch)?;
-    let logits = model.finite_logits(&hidden, |row| [prompt, &going[row].ids].concat())?;
+    let logits = model.step(&mut batch)?;
+    let logits = model.finite(logits, |row| [prompt, &going[row].ids].concat())?;
     let rows = logits.chunks(model.config().vocab_size);
     for (live, logits) in going.iter_mut().zip(rows) {
         live.step(logits, prompt, request, bounds, on_step)?;

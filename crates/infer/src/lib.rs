@@ -12,6 +12,7 @@
 //! - `instructions`, `numbers`, `dot_x86`, `dot_neon`, `dot`, `many_rows`, [`quantised`], [`weight`]: matrices,
 //!   plain and quantised, and products by them
 //! - `stored`, [`source`], [`unbuilt`], [`random_weights`]: where they come from
+//! - `card`: the part of a model that lies on a GPU with kernels of our own
 //! - [`cache`]: the keys and values of a sequence
 //! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
@@ -28,6 +29,7 @@ mod attention;
 pub mod bandwidth;
 pub mod bench;
 pub mod cache;
+mod card;
 pub mod chat_template;
 pub mod compare;
 pub mod config;

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use checkpoint::{Dtype, Encoding};
 use dus::blueprint::Blueprint;
 
 use crate::anatomy::EMBEDDING;
 use crate::cache;
-use crate::device::{self, Devices, Place};
+use crate::card;
+use crate::device::{Devices, Place, Target};
 use crate::error::{Error, Result};
 use crate::footprint::Footprint;
 use crate::model::Model;
@@ -50,10 +51,24 @@ pub struct Placing {
     pub gpu_layers: GpuLayers,
 }
 
+impl Placing {
+    /// What is there. Kernels of our own have no f32: who asks for it without naming a GPU gets the
+    /// processor.
+    pub fn target(&self) -> Result<Target> {
+        match self.place.target()? {
+            Target::Card(_) if self.arithmetic == Arithmetic::F32 => match self.place {
+                Place::Auto => Ok(Target::CPU),
+                _ => Err(Error::NoF32),
+            },
+            target => Ok(target),
+        }
+    }
+}
+
 impl Arithmetic {
-    fn dtype(self, device: &Device, stored: Dtype) -> DType {
+    fn dtype(self, target: &Target, stored: Dtype) -> DType {
         match self {
-            Self::Auto => device::default_dtype(device, stored),
+            Self::Auto => target.default_dtype(stored),
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,
             Self::BF16 => DType::BF16,
@@ -73,24 +88,27 @@ impl Arithmetic {
 impl Opened {
     /// What it takes in memory; `sequences` are the positions of each cache that there is at once.
     pub fn footprint(&self, placing: Placing, sequences: &[usize]) -> Result<Footprint> {
-        Ok(self.footprint_on(&placing.place.device()?, placing.arithmetic, sequences))
+        Ok(self.footprint_on(&placing.target()?, placing.arithmetic, sequences))
     }
 
     fn footprint_on(
         &self,
-        device: &Device,
+        target: &Target,
         arithmetic: Arithmetic,
         sequences: &[usize],
     ) -> Footprint {
         let most = self.config.max_position_embeddings;
         let positions = sequences.iter().map(|&positions| cache::rounded(positions, most)).sum();
-        let dtype = self.dtype(arithmetic, device);
+        let dtype = self.dtype(arithmetic, target);
         let shared = self.blueprint().map(shared).unwrap_or_default();
         let footprint = |storage: Storage| {
             let weight_bytes = |name: &str, shape: &[usize]| {
                 // One that is missing is an error later.
                 let encoding = self.encoding(name).unwrap_or(Encoding::Plain(Dtype::F32));
-                storage.bytes(encoding, shape, dtype, device)
+                match target {
+                    Target::Candle(device) => storage.bytes(encoding, shape, dtype, device),
+                    Target::Card(_) => card::bytes(storage, encoding, shape),
+                }
             };
             let same_as = |name: &str| shared.get(name).copied();
             Footprint::new(&self.config, positions, dtype.size_in_bytes(), &weight_bytes, &same_as)
@@ -111,16 +129,16 @@ impl Opened {
     ///
     /// Errors are those of a device that is not there, and of layers that do not fit it.
     pub fn plan(&self, placing: Placing, sequences: &[usize]) -> Result<Plan> {
-        let device = placing.place.device()?;
-        let footprint = |device: &Device| self.footprint_on(device, placing.arithmetic, sequences);
-        let gpu = (!device.is_cpu()).then(|| (device::name(&device), device::free_bytes(&device)));
-        let memory = Memory { gpu, cpu: device::free_bytes(&Device::Cpu) };
-        let plan = placement::plan(&footprint(&device), &memory, placing.gpu_layers)?;
-        if device.is_cpu() || plan.head_on_gpu() {
+        let target = placing.target()?;
+        let footprint = |target: &Target| self.footprint_on(target, placing.arithmetic, sequences);
+        let gpu = (!target.is_cpu()).then(|| (target.name(), target.free_bytes()));
+        let memory = Memory { gpu, cpu: Target::CPU.free_bytes() };
+        let plan = placement::plan(&footprint(&target), &memory, placing.gpu_layers)?;
+        if target.is_cpu() || plan.head_on_gpu() {
             return Ok(plan);
         }
         // All of it is the processor's, in the type that the processor computes in.
-        let on_cpu = placement::plan(&footprint(&Device::Cpu), &memory, GpuLayers::Count(0))?;
+        let on_cpu = placement::plan(&footprint(&Target::CPU), &memory, GpuLayers::Count(0))?;
         Ok(Plan { advice: plan.advice, ..on_cpu })
     }
 
@@ -130,10 +148,16 @@ impl Opened {
     /// Before any is read comes the error of a processor that has no room for its part.
     pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
         plan.check_cpu()?;
-        let device = placing.place.device()?;
-        let (devices, config) = (Devices::of(plan, &device), self.config.clone());
+        let target = placing.target()?;
         // The head is on the GPU if anything is.
-        let dtype = self.dtype(placing.arithmetic, &devices.head);
+        let head = if plan.head_on_gpu() { target.clone() } else { Target::CPU };
+        let on_target = self.dtype(placing.arithmetic, &head);
+        let (devices, config) = (Devices::of(plan, &target, on_target), self.config.clone());
+        // Beside kernels of our own the processor computes as it does alone.
+        let dtype = match head {
+            Target::Candle(_) => on_target,
+            Target::Card(_) => self.dtype(placing.arithmetic, &Target::CPU),
+        };
         let storage = self.storage(placing.arithmetic);
         if self.stand_ins.is_some() {
             let stored = match self.encoding(EMBEDDING) {
@@ -185,11 +209,11 @@ impl Opened {
         Ok(plan)
     }
 
-    /// The type of the arithmetic on `device`: the embedding's stands for what is stored.
-    fn dtype(&self, arithmetic: Arithmetic, device: &Device) -> DType {
+    /// The type of the arithmetic on `target`: the embedding's stands for what is stored.
+    fn dtype(&self, arithmetic: Arithmetic, target: &Target) -> DType {
         match self.encoding(EMBEDDING) {
-            Some(Encoding::Plain(stored)) => arithmetic.dtype(device, stored),
-            _ => arithmetic.dtype(device, Dtype::F16),
+            Some(Encoding::Plain(stored)) => arithmetic.dtype(target, stored),
+            _ => arithmetic.dtype(target, Dtype::F16),
         }
     }
 }

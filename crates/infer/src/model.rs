@@ -7,6 +7,7 @@ use candle_nn::ops::rms_norm;
 
 use crate::anatomy::{self, EMBEDDING, HEAD, NORM, layer_tensor};
 use crate::cache::KvCache;
+use crate::card::Card;
 use crate::config::DecoderConfig;
 use crate::device::Devices;
 use crate::error::{Error, Result};
@@ -21,14 +22,22 @@ use crate::weight::{Linear, Weight};
 #[derive(Debug)]
 pub struct Model {
     config: DecoderConfig,
-    embedding: Weight,
+    /// Of these none is here that the card has.
+    embedding: Option<Weight>,
     layers: Vec<Layer>,
-    norm: Tensor,
-    head: Weight,
+    head: Option<Head>,
+    card: Option<Card>,
     inverse_frequencies: Vec<f32>,
     dtype: DType,
     devices: Devices,
     notes: Vec<String>,
+}
+
+/// The final norm, and the matrix behind it.
+#[derive(Debug)]
+struct Head {
+    norm: Tensor,
+    matrix: Weight,
 }
 
 /// New tokens of a sequence, and the cache that holds those before them.
@@ -58,14 +67,15 @@ impl Model {
         watch.begin("loading", bytes, Unit::Bytes);
         let loader = Loader { source, watch, config: &config };
         let parts = loader.parts(&devices, has_own_head);
-        let Parts { embedding, layers, norm, head } =
+        let Parts { embedding, layers, head, card } =
             parts.map_err(|error| devices.explained(error))?;
+        notes.extend(card.iter().flat_map(Card::notes));
         Ok(Self {
             inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
             embedding,
             layers,
-            norm,
             head,
+            card,
             dtype: source.dtype(),
             devices,
             notes,
@@ -88,12 +98,17 @@ impl Model {
     /// The bytes of matrices that a step reads: all but the embedding's, of which it takes rows.
     #[must_use]
     pub fn step_bytes(&self) -> u64 {
-        self.layers.iter().map(Layer::bytes).sum::<u64>() + self.head.bytes()
+        let head = self.head.as_ref().map_or(0, |head| head.matrix.bytes());
+        let on_card = self.card.as_ref().map_or(0, Card::step_bytes);
+        self.layers.iter().map(Layer::bytes).sum::<u64>() + head + on_card
     }
 
     /// An empty cache with room for `capacity` positions.
     pub fn cache(&self, capacity: usize) -> Result<KvCache> {
-        let made = KvCache::new(&self.config, capacity, self.dtype, &self.devices.layers);
+        let card = self.card.as_ref().map(|card| card.cache(capacity)).transpose();
+        let card = card.map_err(|error| self.devices.explained(error))?;
+        let devices = &self.devices.layers[..self.layers.len()];
+        let made = KvCache::new(&self.config, capacity, self.dtype, devices, card);
         made.map_err(|error| self.devices.explained(error.into()))
     }
 
@@ -115,20 +130,72 @@ impl Model {
             num_tokens: sequence.tokens.len(),
             cache: &mut *sequence.cache,
         });
-        self.run(0..self.layers.len(), hidden, &mut rows.collect::<Vec<_>>())
+        self.run(0..self.config.num_hidden_layers, hidden, &mut rows.collect::<Vec<_>>())
     }
 
     /// The embeddings of `tokens`, (n, `hidden_size`): what the first layer gets.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        self.check_tokens(tokens)?;
+        match (&self.embedding, &self.card) {
+            (Some(embedding), _) => {
+                let indices = Tensor::new(tokens, &self.devices.embedding)?;
+                Ok(embedding.rows(&indices)?)
+            }
+            (None, Some(card)) => card.embed(tokens),
+            (None, None) => unreachable!("the embedding is here if it is not on a card"),
+        }
+    }
+
+    /// The card, if all of the model is there.
+    fn whole_card(&self) -> Option<&Card> {
+        self.card.as_ref().filter(|card| card.first_layer() == 0 && card.has_embedding())
+    }
+
+    /// The logits behind the last of `tokens`, which run behind those that `cache` holds.
+    pub fn prompt_logits(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
+        if let (Some(card), Some(on_card)) = (self.whole_card(), cache.card()) {
+            self.check_tokens(tokens)?;
+            self.check_room(on_card.lens()[0] + tokens.len())?;
+            let logits = card.prompt_logits(tokens, on_card);
+            return logits.map_err(|error| self.devices.explained(error));
+        }
+        let hidden = self.forward(tokens, cache)?;
+        Ok(self.logits(&hidden.narrow(0, tokens.len() - 1, 1)?)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Runs one new token of each of some sequences, and returns the logits behind them, one row of
+    /// `vocab_size` after the other.
+    pub fn step(&self, sequences: &mut [Sequence]) -> Result<Vec<f32>> {
+        let Some(card) = self.whole_card() else {
+            let hidden = self.forward_batch(sequences)?;
+            return Ok(self.logits(&hidden)?.flatten_all()?.to_vec1()?);
+        };
+        let mut batch = Vec::with_capacity(sequences.len());
+        for Sequence { tokens, cache } in sequences {
+            let &[token] = *tokens else { return Err(Error::EmptyPrompt) };
+            self.check_tokens(&[token])?;
+            if let Some(on_card) = cache.card() {
+                self.check_room(on_card.lens()[0] + 1)?;
+                batch.push((token, on_card));
+            }
+        }
+        card.step(&mut batch).map_err(|error| self.devices.explained(error))
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         let vocab_size = self.config.vocab_size;
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(Error::NoSuchToken { id, vocab_size });
+        match tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(Error::NoSuchToken { id, vocab_size }),
+            None => Ok(()),
         }
-        let indices = Tensor::new(tokens, &self.devices.embedding)?;
-        Ok(self.embedding.rows(&indices)?)
+    }
+
+    fn check_room(&self, needed: usize) -> Result<()> {
+        let available = self.config.max_position_embeddings;
+        if needed > available { Err(Error::TooManyTokens { needed, available }) } else { Ok(()) }
     }
 
     /// Runs `hidden`, (n, `hidden_size`), through a stretch of layers; positions follow those that
@@ -147,18 +214,25 @@ impl Model {
     ///
     /// Rows are hidden states of any positions: for one of many, take it before this.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        on_pool(|| {
-            let eps = self.config.rms_norm_eps as f32;
-            let hidden = hidden.to_device(&self.devices.head)?.contiguous()?;
-            let normed = rms_norm(&hidden, &self.norm, eps)?;
-            let logits = self.head.forward(&normed)?.to_dtype(DType::F32)?;
-            if !self.head.loses_nan() {
-                return Ok(logits);
-            }
-            let nothing = (normed.to_dtype(DType::F32)? * 0.0)?.sum_keepdim(1)?;
-            Ok(logits.broadcast_add(&nothing)?)
-        })
-        .map_err(|error| self.devices.explained(error))
+        let logits = match (&self.head, &self.card) {
+            (Some(head), _) => on_pool(|| {
+                let eps = self.config.rms_norm_eps as f32;
+                let hidden = hidden.to_device(&self.devices.head)?.contiguous()?;
+                let normed = rms_norm(&hidden, &head.norm, eps)?;
+                let logits = head.matrix.forward(&normed)?.to_dtype(DType::F32)?;
+                if !head.matrix.loses_nan() {
+                    return Ok(logits);
+                }
+                let nothing = (normed.to_dtype(DType::F32)? * 0.0)?.sum_keepdim(1)?;
+                Ok(logits.broadcast_add(&nothing)?)
+            }),
+            (None, Some(card)) => card.logits(hidden).and_then(|logits| {
+                let shape = (hidden.dims()[0], self.config.vocab_size);
+                Ok(Tensor::from_vec(logits, shape, &Device::Cpu)?)
+            }),
+            (None, None) => unreachable!("the head is here if it is not on a card"),
+        };
+        logits.map_err(|error| self.devices.explained(error))
     }
 
     /// The logits of `hidden`'s rows one after the other, which must all be finite.
@@ -170,7 +244,15 @@ impl Model {
         hidden: &Tensor,
         tokens_of: impl Fn(usize) -> Vec<u32>,
     ) -> Result<Vec<f32>> {
-        let logits = self.logits(hidden)?.flatten_all()?.to_vec1::<f32>()?;
+        self.finite(self.logits(hidden)?.flatten_all()?.to_vec1::<f32>()?, tokens_of)
+    }
+
+    /// `logits`, rows of `vocab_size`, if they are finite; `tokens_of` as for [`Model::finite_logits`].
+    pub fn finite(
+        &self,
+        logits: Vec<f32>,
+        tokens_of: impl Fn(usize) -> Vec<u32>,
+    ) -> Result<Vec<f32>> {
         match logits.chunks(self.config.vocab_size).position(|row| !is_finite(row)) {
             None => Ok(logits),
             Some(row) => Err(Error::NotFinite { place: self.first_not_finite(&tokens_of(row))? }),
@@ -184,7 +266,8 @@ impl Model {
         };
         let mut cache = self.cache(tokens.len())?;
         // Later tokens may be to blame in an earlier layer, and need no layer behind it.
-        let mut end = self.layers.len();
+        let num_layers = self.config.num_hidden_layers;
+        let mut end = num_layers;
         for piece in tokens.chunks(PIECE) {
             let mut hidden = self.embed(piece)?;
             if !finite(&hidden)? {
@@ -198,7 +281,7 @@ impl Model {
                 }
             }
         }
-        Ok(if end < self.layers.len() {
+        Ok(if end < num_layers {
             format!("layer {end}")
         } else {
             "the final norm or the head".to_owned()
@@ -206,7 +289,7 @@ impl Model {
     }
 
     fn run(&self, layers: Range<usize>, hidden: Tensor, rows: &mut [Rows]) -> Result<Tensor> {
-        let num_layers = self.layers.len();
+        let num_layers = self.config.num_hidden_layers;
         if layers.start > layers.end || layers.end > num_layers {
             return Err(Error::NoSuchLayers { range: layers, num_layers });
         }
@@ -230,24 +313,25 @@ impl Model {
         mut hidden: Tensor,
         rows: &mut [Rows],
     ) -> Result<Tensor> {
-        let available = self.config.max_position_embeddings;
         let mut positions = Vec::with_capacity(hidden.dims()[0]);
         for rows in &*rows {
             let start = rows.cache.layer_len(layers.start);
             let needed = start + rows.num_tokens;
-            if needed > available {
-                return Err(Error::TooManyTokens { needed, available });
-            }
+            self.check_room(needed)?;
             positions.extend(start..needed);
         }
+        let here = self.layers.len().clamp(layers.start, layers.end);
         let mut turns = self.turns(&positions)?;
-        for layer in layers {
+        for layer in layers.start..here {
             // At the border between two devices these are copies, elsewhere the same memory.
             hidden = hidden.to_device(&self.devices.layers[layer])?;
             turns = turns.to_device(&self.devices.layers[layer])?;
             hidden = self.layers[layer].forward(layer, &hidden, &turns, rows)?;
         }
-        Ok(hidden)
+        match &self.card {
+            Some(card) if here < layers.end => run_on_card(card, here..layers.end, &hidden, rows),
+            _ => Ok(hidden),
+        }
     }
 
     fn turns(&self, positions: &[usize]) -> Result<Turns> {
@@ -259,6 +343,26 @@ impl Model {
             sin: Tensor::from_vec(angles.sin, shape, &Device::Cpu)?,
         })
     }
+}
+
+/// Runs `hidden` through layers that a card has, sequence by sequence.
+fn run_on_card(
+    card: &Card,
+    layers: Range<usize>,
+    hidden: &Tensor,
+    rows: &mut [Rows],
+) -> Result<Tensor> {
+    let layers = layers.start - card.first_layer()..layers.end - card.first_layer();
+    let mut first = 0;
+    let mut all = Vec::with_capacity(rows.len());
+    for rows in rows {
+        let own = hidden.narrow(0, first, rows.num_tokens)?;
+        first += rows.num_tokens;
+        if let Some(cache) = rows.cache.card() {
+            all.push(card.forward_layers(layers.clone(), &own, cache)?);
+        }
+    }
+    Ok(Tensor::cat(&all, 0)?)
 }
 
 /// Calls `f` on a thread of the pool that products and norms are shared out by.
@@ -282,27 +386,39 @@ struct Loader<'a> {
 
 /// What is read.
 struct Parts {
-    embedding: Weight,
+    embedding: Option<Weight>,
     layers: Vec<Layer>,
-    norm: Tensor,
-    head: Weight,
+    head: Option<Head>,
+    card: Option<Card>,
 }
 
 impl Loader<'_> {
     fn parts(&self, devices: &Devices, has_own_head: bool) -> Result<Parts> {
-        let embedding = self.matrix(EMBEDDING, &devices.embedding)?;
-        let layers = devices.layers.iter().enumerate();
+        let part = devices.card.as_ref();
+        let card =
+            part.map(|part| Card::load(self.config, self.source, part, has_own_head, self.watch));
+        let card = card.transpose()?;
+        let is_here = part.is_none_or(|part| !part.has_embedding);
+        let embedding = is_here.then(|| self.matrix(EMBEDDING, &devices.embedding)).transpose()?;
+        let num_here = part.map_or(devices.layers.len(), |part| part.first_layer);
+        let layers = devices.layers[..num_here].iter().enumerate();
         let layers = layers.map(|(layer, device)| self.layer(layer, device));
         let layers = layers.collect::<Result<_>>()?;
-        let norm = self.vector(NORM, &devices.head)?;
-        let head = if has_own_head {
-            self.matrix(HEAD, &devices.head)?
-        } else if devices.head.same_device(&devices.embedding) {
-            embedding.clone()
-        } else {
-            self.matrix(EMBEDDING, &devices.head)?
+        let head = match &card {
+            Some(_) => None,
+            None => Some(self.head(devices, has_own_head, embedding.as_ref())?),
         };
-        Ok(Parts { embedding, layers, norm, head })
+        Ok(Parts { embedding, layers, head, card })
+    }
+
+    fn head(&self, devices: &Devices, is_own: bool, embedding: Option<&Weight>) -> Result<Head> {
+        let norm = self.vector(NORM, &devices.head)?;
+        let is_shared = devices.head.same_device(&devices.embedding);
+        let matrix = match embedding.filter(|_| is_shared && !is_own) {
+            Some(embedding) => embedding.clone(),
+            None => self.matrix(if is_own { HEAD } else { EMBEDDING }, &devices.head)?,
+        };
+        Ok(Head { norm, matrix })
     }
 
     fn matrix(&self, name: &str, device: &Device) -> Result<Weight> {

@@ -68,14 +68,14 @@ impl RandomWeights {
     }
 
     fn shape_of(&self, name: &str) -> Result<&[usize]> {
-        self.shape(name).ok_or_else(|| Error::MissingTensor {
-            model: self.path.clone(),
-            tensor: name.to_owned(),
-            more: 0,
-        })
+        self.shape(name).ok_or_else(|| self.missing(name))
     }
 
-    fn make(&self, name: &str, device: &Device) -> Result<Weight> {
+    fn missing(&self, name: &str) -> Error {
+        Error::MissingTensor { model: self.path.clone(), tensor: name.to_owned(), more: 0 }
+    }
+
+    fn entry<'a>(&'a self, name: &'a str) -> Result<Stored<'a>> {
         let shape = self.shape_of(name)?;
         // The variance keeps activations as they are from layer to layer.
         let width = (12.0 / shape.last().copied().unwrap_or(1) as f64).sqrt();
@@ -85,11 +85,11 @@ impl RandomWeights {
         });
         let encoding = Encoding::Plain(self.stored);
         let bytes = Bytes::Owned(Arc::new(bytes));
-        Stored { name, encoding, shape, bytes, pairs: None }.matrix(
-            self.storage,
-            self.dtype,
-            device,
-        )
+        Ok(Stored { name, encoding, shape, bytes, pairs: None })
+    }
+
+    fn make(&self, name: &str, device: &Device) -> Result<Weight> {
+        self.entry(name)?.matrix(self.storage, self.dtype, device)
     }
 }
 
@@ -151,6 +151,23 @@ impl WeightSource for RandomWeights {
         let is_bias = name.rsplit('.').next() == Some("bias");
         let number = if is_bias { 0.0_f32 } else { 1.0 };
         Ok(Tensor::full(number, shape, device)?.to_dtype(self.dtype)?)
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding> {
+        self.shape(name).map(|_| Encoding::Plain(self.stored))
+    }
+
+    fn stored_as(&self, name: &str) -> Result<Stored<'_>> {
+        let (name, _) = self.shapes.get_key_value(name).ok_or_else(|| self.missing(name))?;
+        self.entry(name)
+    }
+
+    fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    fn same_as(&self, name: &str) -> Option<usize> {
+        self.shared.get(name).copied()
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {

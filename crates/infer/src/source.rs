@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Encoding};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-pub use crate::stored::Storage;
-use crate::stored::{self, Stored};
+use crate::stored;
+pub use crate::stored::{Storage, Stored};
 use crate::weight::Weight;
 
 /// Tensors by name, in Hugging Face's form.
@@ -37,6 +37,21 @@ pub trait WeightSource: Sync {
 
     /// A norm's weight or a bias, in the type of the arithmetic, on `device`.
     fn vector(&self, name: &str, device: &Device) -> Result<Tensor>;
+
+    /// How a tensor is stored.
+    fn encoding(&self, name: &str) -> Option<Encoding>;
+
+    /// A tensor as it is stored.
+    fn stored_as(&self, name: &str) -> Result<Stored<'_>>;
+
+    /// What becomes of matrices on their way.
+    fn storage(&self) -> Storage;
+
+    /// A number that tensors of the same bytes, and no others, have in common; `None` where each is its own.
+    fn same_as(&self, name: &str) -> Option<usize> {
+        let _ = name;
+        None
+    }
 
     /// Whether two tensors are the same numbers, stored in the same way.
     fn are_equal(&self, name: &str, other: &str) -> Result<bool>;
@@ -123,6 +138,18 @@ impl WeightSource for MappedWeights {
 
     fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
         self.entry(name)?.tensor(self.dtype, device)
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding> {
+        self.checkpoint.tensor(name).map(|tensor| tensor.encoding)
+    }
+
+    fn stored_as(&self, name: &str) -> Result<Stored<'_>> {
+        self.entry(name)
+    }
+
+    fn storage(&self) -> Storage {
+        self.storage
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {

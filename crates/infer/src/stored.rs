@@ -39,7 +39,7 @@ impl Storage {
     }
 
     /// The blocks that a tensor of this encoding and shape is kept in, if it is.
-    fn blocks(self, encoding: Encoding, shape: &[usize]) -> Option<GgmlType> {
+    pub(crate) fn blocks(self, encoding: Encoding, shape: &[usize]) -> Option<GgmlType> {
         match encoding {
             Encoding::Blocks(ty) => (self != Self::Dense && shape.len() == 2).then_some(ty),
             Encoding::Plain(_) => self.quantises(encoding, shape),
@@ -179,7 +179,7 @@ pub(crate) fn pairs(
 
 /// A tensor's bytes and what they mean.
 #[derive(Debug, Clone)]
-pub(crate) struct Stored<'a> {
+pub struct Stored<'a> {
     /// What errors call it.
     pub(crate) name: &'a str,
     pub(crate) encoding: Encoding,
@@ -199,6 +199,17 @@ impl Stored<'_> {
 
     /// It as a matrix to multiply by.
     pub(crate) fn matrix(&self, storage: Storage, dtype: DType, device: &Device) -> Result<Weight> {
+        if let Some(blocks) = self.as_blocks(storage)? {
+            return self.of_blocks(blocks, dtype, device);
+        }
+        if let Some(narrow) = storage.narrow(self.encoding, self.shape, dtype, device) {
+            return Ok(Weight::Narrow(self.tensor(narrow, device)?));
+        }
+        Ok(Weight::Dense(self.tensor(dtype, device)?))
+    }
+
+    /// The blocks that it is kept in or quantised to, if it is.
+    pub(crate) fn as_blocks(&self, storage: Storage) -> Result<Option<Blocks>> {
         if let Some(ty) = storage.quantises(self.encoding, self.shape) {
             let numbers = self.tensor(DType::F32, &Device::Cpu)?;
             let (shape, numbers) = (numbers.dims2()?, numbers.flatten_all()?.to_vec1::<f32>()?);
@@ -207,17 +218,24 @@ impl Stored<'_> {
             }
             let blocks = quantised::encode(&numbers, shape, ty)
                 .map_err(|source| Error::Quantize { tensor: self.name.to_owned(), source })?;
-            return self.of_blocks(blocks, dtype, device);
-        }
-        if let Some(narrow) = storage.narrow(self.encoding, self.shape, dtype, device) {
-            return Ok(Weight::Narrow(self.tensor(narrow, device)?));
+            return Ok(Some(blocks));
         }
         match self.encoding {
-            Encoding::Blocks(ty) if storage != Storage::Dense => {
-                self.of_blocks(self.blocks(ty)?, dtype, device)
-            }
-            _ => Ok(Weight::Dense(self.tensor(dtype, device)?)),
+            Encoding::Blocks(ty) if storage != Storage::Dense => self.blocks(ty).map(Some),
+            _ => Ok(None),
         }
+    }
+
+    /// Its bytes, if they are numbers of the type `dtype` in the order of Hugging Face.
+    #[cfg_attr(not(feature = "cuda-kernels"), expect(dead_code, reason = "it is the GPU's to ask"))]
+    pub(crate) fn as_is(&self, dtype: DType) -> Option<&[u8]> {
+        let is_as_is = matches!(
+            (self.encoding, dtype),
+            (Encoding::Plain(Dtype::BF16), DType::BF16)
+                | (Encoding::Plain(Dtype::F16), DType::F16)
+                | (Encoding::Plain(Dtype::F32), DType::F32)
+        );
+        (is_as_is && self.pairs.is_none()).then(|| self.bytes.as_slice())
     }
 
     /// It in the type `dtype` on `device`: the bytes are read once, and converted as they are, before

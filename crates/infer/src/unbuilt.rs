@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, DeviceLocation, Tensor};
+use checkpoint::Encoding;
 use checkpoint::gguf::Architecture;
 use dus::recipe::Form;
 use dus::splice::NewTensor;
@@ -146,6 +147,22 @@ impl WeightSource for UnbuiltWeights {
 
     fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
         self.shared(name, device, &self.vectors, |stored| stored.tensor(self.dtype, device))
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding> {
+        self.by_name.get(name).map(|&number| self.tensors()[number].encoding)
+    }
+
+    fn stored_as(&self, name: &str) -> Result<Stored<'_>> {
+        self.entry(self.unbuilt.same_as(self.number(name)?))
+    }
+
+    fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    fn same_as(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).map(|&number| self.unbuilt.same_as(number))
     }
 
     fn are_equal(&self, name: &str, other: &str) -> Result<bool> {

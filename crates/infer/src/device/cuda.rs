@@ -7,7 +7,7 @@ use super::libraries;
 use crate::error::one_line;
 
 /// How many GPUs there are.
-pub(super) fn count() -> Result<usize, String> {
+fn count() -> Result<usize, String> {
     if let Some(library) = libraries::missing() {
         return Err(format!("{library} is not found: is NVIDIA's driver, and CUDA, installed?"));
     }

@@ -1,0 +1,94 @@
+//! What a build without kernels of our own has in their place: nothing, of which there is never one.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+use crate::config::DecoderConfig;
+use crate::device::CardPart;
+use crate::error::{Error, Result};
+use crate::progress::Watch;
+use crate::source::WeightSource;
+
+/// A part of a model on a GPU.
+#[derive(Debug)]
+pub(crate) enum Card {}
+
+/// The keys and values of a sequence there.
+#[derive(Debug)]
+pub(crate) enum CardCache {}
+
+impl Card {
+    pub(crate) fn load(
+        _: &DecoderConfig,
+        _: &dyn WeightSource,
+        _: &CardPart,
+        _: bool,
+        _: &Watch,
+    ) -> Result<Self> {
+        Err(Error::NotBuiltFor { device: "cuda".to_owned(), feature: "cuda" })
+    }
+
+    pub(crate) fn first_layer(&self) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn has_embedding(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn step_bytes(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn notes(&self) -> Vec<String> {
+        match *self {}
+    }
+
+    pub(crate) fn cache(&self, _: usize) -> Result<CardCache> {
+        match *self {}
+    }
+
+    pub(crate) fn embed(&self, _: &[u32]) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(crate) fn forward_layers(
+        &self,
+        _: Range<usize>,
+        _: &Tensor,
+        _: &mut CardCache,
+    ) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(crate) fn logits(&self, _: &Tensor) -> Result<Vec<f32>> {
+        match *self {}
+    }
+
+    pub(crate) fn prompt_logits(&self, _: &[u32], _: &mut CardCache) -> Result<Vec<f32>> {
+        match *self {}
+    }
+
+    pub(crate) fn step(&self, _: &mut [(u32, &mut CardCache)]) -> Result<Vec<f32>> {
+        match *self {}
+    }
+}
+
+impl CardCache {
+    pub(crate) fn lens(&self) -> &[usize] {
+        match *self {}
+    }
+
+    pub(crate) fn lens_mut(&mut self) -> &mut [usize] {
+        match *self {}
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn fork(&self) -> Result<Self> {
+        match *self {}
+    }
+}
