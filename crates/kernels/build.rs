@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, thread};
 
-/// What one file each of `kernels/` is compiled to.
-const FILES: [&str; 4] = ["decode", "flash", "read", "rows"];
+/// The files of `kernels/`, each with the first compute capability that has what it needs: the copy engine
+/// of Hopper for `decode`.
+const FILES: [(&str, u32); 4] = [("decode", 90), ("flash", 75), ("read", 75), ("rows", 75)];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
@@ -19,12 +20,12 @@ fn main() {
     let nvcc = nvcc();
     let capabilities = capabilities();
     thread::scope(|scope| {
-        for file in FILES {
+        for (file, first) in FILES {
             let (nvcc, capabilities, out) = (nvcc.as_deref(), &capabilities, &out);
             scope.spawn(move || {
                 let to = out.join(format!("{file}.fatbin"));
                 match nvcc {
-                    Some(nvcc) => compile(nvcc, capabilities, file, &to),
+                    Some(nvcc) => compile(nvcc, &from(first, capabilities), file, &to),
                     None => fs::write(&to, []).expect("the build's folder can be written"),
                 }
             });
@@ -32,7 +33,14 @@ fn main() {
     });
 }
 
-fn compile(nvcc: &Path, capabilities: &[String], file: &str, to: &Path) {
+/// Those of `capabilities` from `first` on, or `first` where there is none: cards before it are then refused
+/// by name.
+fn from(first: u32, capabilities: &[u32]) -> Vec<u32> {
+    let from: Vec<u32> = capabilities.iter().copied().filter(|&it| it >= first).collect();
+    if from.is_empty() { vec![first] } else { from }
+}
+
+fn compile(nvcc: &Path, capabilities: &[u32], file: &str, to: &Path) {
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-O3", "-std=c++17", "-diag-suppress", "177"]);
     for capability in capabilities {
@@ -49,7 +57,7 @@ fn compile(nvcc: &Path, capabilities: &[String], file: &str, to: &Path) {
 }
 
 /// The compute capabilities to compile for, as in `75,90`; Hopper's where none are asked for.
-fn capabilities() -> Vec<String> {
+fn capabilities() -> Vec<u32> {
     let asked = env::var("CUDA_COMPUTE_CAP").unwrap_or_default();
     let mut asked: Vec<u32> = asked
         .split([',', ' ', ';'])
@@ -64,7 +72,7 @@ fn capabilities() -> Vec<String> {
     if asked.is_empty() {
         asked.push(90);
     }
-    asked.into_iter().map(|capability| capability.to_string()).collect()
+    asked
 }
 
 fn nvcc() -> Option<PathBuf> {
