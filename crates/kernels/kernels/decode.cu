@@ -134,16 +134,6 @@ struct Deal {
     }
 };
 
-__device__ __forceinline__ int piece_columns(int form) {
-    return PIECE / UNIT * (form == DENSE ? 32 : form == Q8_0_FORM ? 64 : 128);
-}
-
-__device__ __forceinline__ int piece_bytes(int form, int columns) {
-    return form == DENSE       ? Dense<half>::piece_bytes(columns)
-           : form == Q8_0_FORM ? Q8_0::piece_bytes(columns)
-                               : Q4_K::piece_bytes(columns);
-}
-
 // The place in the ring.
 struct Cursor {
     int stage = 0;

@@ -68,14 +68,8 @@ __device__ __forceinline__ uint4 load_once(const void *from) {
 
 // ---------------------------------------------------------------- dependent launches
 
-// From Hopper on, a kernel may start while the one before it still runs: what it does before
-// `wait_for_previous` must not depend on that one.
-__device__ __forceinline__ void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
+// From Hopper on a kernel may be launched while the one before it still runs: what it does before this must not
+// depend on that one.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -202,3 +202,17 @@ struct Q4_K {
             to[i] = scale * float((word >> (4 * (i / 2) + 16 * (i % 2))) & 0xfu) - minimum;
     }
 };
+
+// ---------------------------------------------------------------- any of them
+
+// Columns of a whole piece.
+__device__ __forceinline__ int piece_columns(int form) {
+    return PIECE / UNIT * (form == DENSE ? 32 : form == Q8_0_FORM ? 64 : 128);
+}
+
+// Bytes of a piece of `columns`.
+__device__ __forceinline__ int piece_bytes(int form, int columns) {
+    return form == DENSE       ? Dense<half>::piece_bytes(columns)
+           : form == Q8_0_FORM ? Q8_0::piece_bytes(columns)
+                               : Q4_K::piece_bytes(columns);
+}

@@ -10,16 +10,6 @@ constexpr int WARPS = THREADS / WARP;
 
 // ---------------------------------------------------------------- matrices
 
-__device__ __forceinline__ int piece_columns(int form) {
-    return PIECE / UNIT * (form == DENSE ? 32 : form == Q8_0_FORM ? 64 : 128);
-}
-
-__device__ __forceinline__ int piece_bytes(int form, int columns) {
-    return form == DENSE       ? Dense<half>::piece_bytes(columns)
-           : form == Q8_0_FORM ? Q8_0::piece_bytes(columns)
-                               : Q4_K::piece_bytes(columns);
-}
-
 // The numbers of eight neighbouring columns of a row, from a multiple of eight on.
 template <typename E>
 __device__ __forceinline__ void decode8(float to[8], const Matrix &matrix, size_t row, int column, int inputs) {
