@@ -196,16 +196,16 @@ pub struct Devices {
     pub planned: u64,
 }
 
-/// What a GPU with kernels of our own is to hold: the head, and
+/// What a GPU with kernels of our own is to hold, beside the final norm and the head.
 #[derive(Debug, Clone)]
 pub struct CardPart {
-    /// the GPU,
+    /// The GPU.
     pub gpu: Gpu,
-    /// the layers from this one on,
+    /// The first of the layers there; all behind it are there, too.
     pub first_layer: usize,
-    /// whether the embedding,
+    /// Whether the embedding is there.
     pub has_embedding: bool,
-    /// in arithmetic of this type.
+    /// The type of the arithmetic there.
     pub dtype: DType,
 }
 
