@@ -7,7 +7,7 @@
 //! LAYERS on the GPU where that is given, or all on the processor, a line of JSON: nats per token, the mean
 //! and the greatest KL divergence in nats, how often the best token is the same, how far apart f32's two
 //! best are where it is not, and how far apart logits are. What else must not matter is checked on the
-//! way: tokens one by one, and two sequences at once.
+//! way: tokens one by one, alone and beside those of other sequences, and two sequences at once.
 
 use infer::device::Place;
 use infer::load::{Arithmetic, Placing};
@@ -56,7 +56,10 @@ fn main() -> Result<()> {
         line["run"] = run.as_str().into();
         line["nats"] = nats(&found, &ids, vocab_size).into();
         line["cpu_f32_nats"] = nats(&expected, &ids, vocab_size).into();
-        line["one_by_one_max_abs"] = one_by_one(&model, &ids, &found)?.into();
+        let stepped = steps(&model, &ids)?;
+        line["steps"] = compared(&expected, &stepped, vocab_size);
+        line["steps_max_abs"] = max_abs(&found, &stepped).into();
+        line["steps_beside_max_abs"] = steps_beside(&model, &ids, &stepped)?.into();
         line["batch_max_abs"] = batch(&model, &ids, &found)?.into();
         println!("{line}");
     }
@@ -77,17 +80,38 @@ fn all_logits(model: &Model, ids: &[u32]) -> Result<Vec<f32>> {
     Ok(logits)
 }
 
-/// The greatest difference that it makes for the last 32 tokens to come one by one.
-fn one_by_one(model: &Model, ids: &[u32], whole: &[f32]) -> Result<f32> {
+/// The logits behind every token, which come one by one, as those of a text that is generated.
+fn steps(model: &Model, ids: &[u32]) -> Result<Vec<f32>> {
+    let mut cache = model.cache(ids.len())?;
+    let mut logits = model.prompt_logits(&ids[..1], &mut cache)?;
+    for at in 1..ids.len() {
+        let stepped = model.step(&mut [Sequence { tokens: &ids[at..=at], cache: &mut cache }])?;
+        logits.extend(model.finite(stepped, |_| ids[..=at].to_vec())?);
+    }
+    Ok(logits)
+}
+
+/// The greatest difference that it makes for a sequence's steps to be taken beside those of three others.
+fn steps_beside(model: &Model, ids: &[u32], alone: &[f32]) -> Result<f32> {
     let vocab_size = model.config().vocab_size;
-    let first = ids.len().saturating_sub(32).max(1);
-    let mut cache = model.cache(1)?;
-    model.forward(&ids[..first], &mut cache)?;
+    let num_steps = ids.len().min(64) / 2;
+    // The others have other tokens, and are longer.
+    let begins: Vec<usize> = (0..4).map(|other| other * num_steps / 4).collect();
+    let mut caches = begins.iter().map(|_| model.cache(1)).collect::<Result<Vec<_>>>()?;
+    for (cache, &begin) in caches.iter_mut().zip(&begins) {
+        if begin > 0 {
+            model.prompt_logits(&ids[..begin], cache)?;
+        }
+    }
     let mut greatest = 0.0_f32;
-    for at in first..ids.len() {
-        let hidden = model.forward(&ids[at..=at], &mut cache)?;
-        let logits = model.finite_logits(&hidden, |_| ids[..=at].to_vec())?;
-        greatest = greatest.max(max_abs(&logits, &whole[at * vocab_size..][..vocab_size]));
+    for step in 0..num_steps {
+        let sequences = caches.iter_mut().zip(&begins);
+        let mut sequences: Vec<Sequence> = sequences
+            .map(|(cache, begin)| Sequence { tokens: &ids[begin + step..=begin + step], cache })
+            .collect();
+        let logits = model.step(&mut sequences)?;
+        let expected = &alone[step * vocab_size..][..vocab_size];
+        greatest = greatest.max(max_abs(&logits[..vocab_size], expected));
     }
     Ok(greatest)
 }

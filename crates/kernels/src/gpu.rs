@@ -278,16 +278,22 @@ impl Buffer {
         assert!(bytes <= pitches.1 && rows * pitches.1 <= to.bytes, "rows of another buffer");
         self.gpu.enter()?;
         let copy = sys::CUDA_MEMCPY2D_st {
+            srcXInBytes: 0,
+            srcY: 0,
             srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            srcHost: std::ptr::null(),
             srcDevice: self.address,
+            srcArray: std::ptr::null_mut(),
             srcPitch: pitches.0,
+            dstXInBytes: 0,
+            dstY: 0,
             dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstHost: std::ptr::null_mut(),
             dstDevice: to.address,
+            dstArray: std::ptr::null_mut(),
             dstPitch: pitches.1,
             WidthInBytes: bytes,
             Height: rows,
-            // SAFETY: a struct of numbers and addresses that are not looked at.
-            ..unsafe { std::mem::zeroed() }
         };
         call!(cuMemcpy2DAsync_v2(&raw const copy, self.gpu.stream))
     }

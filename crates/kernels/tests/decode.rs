@@ -133,3 +133,25 @@ fn rounding_is_that_of_the_type() {
     assert_eq!(reference::rounded(Element::F16, 1.000_3), f16::from_f32(1.000_3).to_f32());
     assert_eq!(reference::rounded(Element::BF16, 1.003), bf16::from_f32(1.003).to_f32());
 }
+
+#[test]
+fn a_cache_with_more_room_goes_its_own_way_with_what_was_held() {
+    let Some(gpu) = card() else { return };
+    let Pair { mut decoder, .. } = pair(&gpu, CASE);
+    let mut one = decoder.cache(8).unwrap();
+    for token in 0..8 {
+        decoder.step(&mut [(token, &mut one)]).unwrap();
+    }
+    let mut other = one.with_capacity(POSITIONS).unwrap();
+    let mut again = decoder.cache(POSITIONS).unwrap();
+    for token in 0..8 {
+        decoder.step(&mut [(token, &mut again)]).unwrap();
+    }
+    let mut behind = |cache: &mut Cache, token| {
+        decoder.step(&mut [(token, cache)]).unwrap();
+        decoder.logits(1).unwrap()
+    };
+    assert_eq!(behind(&mut other, 70), behind(&mut again, 70));
+    let mut third = one.with_capacity(9).unwrap();
+    assert_ne!(behind(&mut third, 71), behind(&mut other, 72));
+}

@@ -101,8 +101,9 @@ impl Card {
         let frequencies = config.rope.inverse_frequencies(config.head_dim);
         let angles = config.rope.angles(&frequencies, 0..config.max_position_embeddings);
         let weights = Weights { embedding, layers, norm, head };
-        let decoder =
+        let mut decoder =
             Decoder::new(&part.gpu.gpu, shape, element, weights, [&angles.cos, &angles.sin])?;
+        decoder.prepare_prefill()?;
         Ok(Self {
             decoder: Mutex::new(decoder),
             first_layer: first,
