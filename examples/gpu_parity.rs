@@ -49,7 +49,7 @@ fn main() -> Result<()> {
             _ => Arithmetic::Auto,
         };
         let gpu_layers = layers.parse().map_or(GpuLayers::Auto, GpuLayers::Count);
-        let model = load(Placing { arithmetic, place, gpu_layers })?;
+        let model = load(Placing { arithmetic, place, gpu_layers, ..Placing::default() })?;
         let found = all_logits(&model, &ids)?;
         let vocab_size = model.config().vocab_size;
         let mut line = compared(&expected, &found, vocab_size);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Type-checks `infer` with the features `cuda` and `cuda-kernels`, one after the other, where there is no CUDA: `scripts/check_cuda.sh [check|clippy]`.
+# Type-checks `infer` with the features `candle-cuda` and `cuda`, one after the other, where there is no CUDA: `scripts/check_cuda.sh [check|clippy]`.
 #
 # candle's build script compiles kernels with nvcc, which takes minutes and a toolkit; for types they do
 # not matter. A stand-in for nvcc leaves empty files where the kernels would be. They must never reach a
@@ -33,16 +33,16 @@ export CUDA_HOME=$stand_in CUDA_PATH=$stand_in CUDA_ROOT=$stand_in
 export CUDA_COMPUTE_CAP=90 CUDARC_CUDA_VERSION=13000
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/check-cuda
 if [ "${1:-clippy}" = clippy ]; then
-    cargo clippy --locked -p infer --features cuda --all-targets -- -D warnings
+    cargo clippy --locked -p infer --features candle-cuda --all-targets -- -D warnings
 else
-    cargo check --locked -p infer --features cuda
+    cargo check --locked -p infer --features candle-cuda
 fi
 
 # Kernels of our own are left out where there is no nvcc, so they need no stand-in.
 unset NVCC CUDA_HOME CUDA_PATH CUDA_ROOT
 PATH=${PATH#"$stand_in/bin:"}
 if [ "${1:-clippy}" = clippy ]; then
-    cargo clippy --locked -p infer --features cuda-kernels --all-targets -- -D warnings
+    cargo clippy --locked -p infer --features cuda --all-targets -- -D warnings
 else
-    cargo check --locked -p infer --features cuda-kernels
+    cargo check --locked -p infer --features cuda
 fi

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     settings.check(opened.config.max_position_embeddings)?;
     let progress = terminal.progress(args.run.quiet);
     // Before the model takes its memory.
-    let target = args.run.placing().target()?;
+    let target = opened.target(args.run.placing())?.target;
     let bandwidth = bandwidth::read_bytes_per_second(&target, &progress.watch())?;
     let loaded = load(args, &settings, &opened, terminal)?;
     let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &progress.watch());

@@ -7,13 +7,13 @@ use checkpoint::gguf::GgmlType;
 
 use crate::stored::Storage;
 
-#[cfg(feature = "cuda-kernels")]
+#[cfg(feature = "cuda")]
 #[path = "card/engine.rs"]
 mod engine;
-#[cfg(not(feature = "cuda-kernels"))]
+#[cfg(not(feature = "cuda"))]
 #[path = "card/no_engine.rs"]
 mod engine;
-pub(crate) use engine::{Card, CardCache};
+pub(crate) use engine::{Card, CardCache, unsupported};
 
 /// The bytes that a tensor of this encoding and shape takes on a GPU.
 pub(crate) fn bytes(storage: Storage, encoding: Encoding, shape: &[usize]) -> u64 {

@@ -1,7 +1,6 @@
 //! The model and the prompt that the command line names.
 
 use infer::chat_template::Message;
-use infer::device::{self, Place};
 use infer::error::one_line;
 use infer::open::{self, Opened, Spec, Wanted};
 use infer::placement::{GpuLayers, Plan};
@@ -94,10 +93,11 @@ fn load_planned(
         terminal::to_stderr(&plan.table());
     }
     tell_of_gpu_layers(args, plan);
-    if args.device == Place::Auto {
-        let notes = device::why_no_gpu().map(|reason| format!("{reason}; the cpu is used"));
-        told(args, &notes.into_iter().collect::<Vec<_>>());
-    }
+    let notes = opened.target(args.placing())?.why_cpu;
+    told(
+        args,
+        &notes.map(|reason| format!("{reason}; the cpu is used")).into_iter().collect::<Vec<_>>(),
+    );
     let progress = terminal.progress(args.quiet);
     let model = opened.load_placed(args.placing(), plan, &progress.watch())?;
     terminal.clear();

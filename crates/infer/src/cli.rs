@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use infer::device::Place;
-use infer::load::{Arithmetic, Placing};
+use infer::load::{Arithmetic, Engine, Placing};
 use infer::placement::GpuLayers;
 use infer::quantised::Quantize;
 
@@ -112,6 +112,9 @@ pub(crate) struct RunArgs {
     /// Layers on the GPU, the last ones first: auto puts there as many as fit, or a number
     #[arg(long, value_name = "N", default_value = "auto", value_parser = gpu_layers)]
     pub(crate) gpu_layers: GpuLayers,
+    /// Whose kernels compute on a GPU
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineName,
     /// Print errors only, and what was asked for
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -120,7 +123,8 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     pub(crate) fn placing(&self) -> Placing {
         let arithmetic = self.arithmetic();
-        Placing { arithmetic, place: self.device, gpu_layers: self.gpu_layers }
+        let (place, gpu_layers) = (self.device, self.gpu_layers);
+        Placing { arithmetic, place, gpu_layers, engine: self.engine.engine() }
     }
 
     pub(crate) fn arithmetic(&self) -> Arithmetic {
@@ -151,9 +155,30 @@ pub(crate) enum QuantizeName {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
+pub(crate) enum EngineName {
+    /// Ours where they are in this program
+    #[default]
+    Auto,
+    /// Ours
+    Fast,
+    /// candle's
+    Reference,
+}
+
+impl EngineName {
+    fn engine(self) -> Engine {
+        match self {
+            Self::Auto => Engine::Auto,
+            Self::Fast => Engine::Fast,
+            Self::Reference => Engine::Reference,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum DtypeName {
-    /// f32 on the CPU, with matrices of 16 bits kept in them; on a GPU f16 or bf16 if the model is stored so,
-    /// and f32 if not; the blocks of a GGUF file stay quantised
+    /// f32 on the CPU, with matrices of 16 bits kept in them; on a GPU bf16 if the model is stored so, and f16
+    /// if not; the blocks of a GGUF file stay quantised
     #[default]
     Auto,
     /// 32 bits

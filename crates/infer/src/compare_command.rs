@@ -8,7 +8,7 @@ use infer::{Error, Result, reference_logits};
 use serde_json::json;
 
 use crate::chosen;
-use crate::cli::{CompareArgs, RunArgs};
+use crate::cli::{CompareArgs, EngineName, RunArgs};
 use crate::input::Input;
 use crate::terminal::{Terminal, print};
 
@@ -105,6 +105,8 @@ fn against_model(args: &CompareArgs, terminal: &Terminal) -> Result<Comparison> 
         dtype: args.other_dtype.unwrap_or(args.run.dtype),
         device: args.other_device.unwrap_or(args.run.device),
         gpu_layers: args.run.gpu_layers,
+        // An engine is MODEL's device's.
+        engine: if args.other_device.is_some() { EngineName::Auto } else { args.run.engine },
         quiet: args.run.quiet,
     };
     let other = chosen::open(&args.other, &other_run, terminal)?;

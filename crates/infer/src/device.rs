@@ -269,21 +269,21 @@ impl Devices {
     }
 }
 
-#[cfg(feature = "cuda-kernels")]
+#[cfg(feature = "cuda")]
 mod card;
-#[cfg(not(feature = "cuda-kernels"))]
+#[cfg(not(feature = "cuda"))]
 #[path = "device/no_card.rs"]
 mod card;
 pub use card::Gpu;
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "candle-cuda")]
 mod cuda;
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(feature = "candle-cuda"))]
 #[path = "device/no_cuda.rs"]
 mod cuda;
-#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "candle-cuda", target_os = "linux", target_arch = "x86_64"))]
 mod libraries;
-#[cfg(all(feature = "cuda", not(all(target_os = "linux", target_arch = "x86_64"))))]
+#[cfg(all(feature = "candle-cuda", not(all(target_os = "linux", target_arch = "x86_64"))))]
 #[path = "device/linked_libraries.rs"]
 mod libraries;
 

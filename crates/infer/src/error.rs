@@ -371,8 +371,29 @@ pub enum Error {
     #[error("the kernels for GPUs compute in 16 bits, not in f32")]
     NoF32,
 
+    /// candle's kernels were asked for on a GPU, and are not in this program.
+    #[error(
+        "the reference engine for {device} is not in this infer, whose kernels for GPUs are its own"
+    )]
+    NoReferenceEngine {
+        /// The device.
+        device: String,
+    },
+
+    /// Kernels of our own were asked for where there are none.
+    #[error(
+        "there is no fast engine for {device}{}",
+        reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default()
+    )]
+    NoFastEngine {
+        /// The device.
+        device: String,
+        /// Why there is no GPU.
+        reason: Option<String>,
+    },
+
     /// A GPU failed.
-    #[cfg(feature = "cuda-kernels")]
+    #[cfg(feature = "cuda")]
     #[error("the GPU failed: {0}")]
     Card(#[from] kernels::Error),
 
@@ -468,10 +489,20 @@ impl Error {
             Self::NotBuiltFor { feature, .. } => format!(
                 "`cargo install --path crates/infer --features {feature}` builds one for it; docs/gpu.md says what that needs"
             ),
-            Self::NoF32 => "--device cpu computes in f32; so does an infer that was built with --features cuda"
+            Self::NoReferenceEngine { .. } => {
+                "an infer that was built with --features candle-cuda has it (docs/gpu.md); --device cpu \
+                 computes without a GPU"
+                    .to_owned()
+            }
+            Self::NoFastEngine { .. } => {
+                "it is for NVIDIA's GPUs, in an infer that was built with --features cuda; --engine auto \
+                 takes what there is"
+                    .to_owned()
+            }
+            Self::NoF32 => "--device cpu computes in f32; so does an infer that was built with --features candle-cuda"
                 .to_owned(),
             Self::NotOnCard { .. } => {
-                "--device cpu runs it; so does an infer that was built with --features cuda".to_owned()
+                "--device cpu runs it; so does an infer that was built with --features candle-cuda".to_owned()
             }
             Self::DoesNotFit { fits, .. } if !fits.is_empty() => fits.clone(),
             Self::OutOfMemory { .. } => {

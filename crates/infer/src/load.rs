@@ -10,7 +10,7 @@ use dus::blueprint::Blueprint;
 use crate::anatomy::EMBEDDING;
 use crate::cache;
 use crate::card;
-use crate::device::{Devices, Place, Target};
+use crate::device::{self, Devices, Place, Target};
 use crate::error::{Error, Result};
 use crate::footprint::Footprint;
 use crate::model::Model;
@@ -29,7 +29,8 @@ const LEAST_POSITIONS: usize = 512;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arithmetic {
     /// f32 on the CPU, where matrices stay in the 16 bits that they are stored in; on a GPU f16 or bf16 if
-    /// the model is stored so, and f32 if not. Quantised blocks of a GGUF file stay what they are.
+    /// the model is stored so, and if not f16, or f32 by candle's kernels. Quantised blocks of a GGUF file
+    /// stay what they are.
     #[default]
     Auto,
     /// 32 bits.
@@ -38,6 +39,18 @@ pub enum Arithmetic {
     F16,
     /// 16 bits with the range of 32.
     BF16,
+}
+
+/// Whose kernels compute on a GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Ours, where they are in this program.
+    #[default]
+    Auto,
+    /// Ours.
+    Fast,
+    /// candle's, which ours are compared with; on the processor the decoder is the same for all.
+    Reference,
 }
 
 /// What is asked of a model's place and arithmetic.
@@ -49,18 +62,52 @@ pub struct Placing {
     pub place: Place,
     /// How many layers go there.
     pub gpu_layers: GpuLayers,
+    /// Whose kernels compute there.
+    pub engine: Engine,
+}
+
+/// Where a model runs, and why it is the processor if it might have been a GPU.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// What was chosen.
+    pub target: Target,
+    /// Why a GPU was not, for a user.
+    pub why_cpu: Option<String>,
 }
 
 impl Placing {
-    /// What is there. Kernels of our own have no f32: who asks for it without naming a GPU gets the
-    /// processor.
+    /// What is there, for any model; errors are those of a device or an engine that is not.
     pub fn target(&self) -> Result<Target> {
-        match self.place.target()? {
-            Target::Card(_) if self.arithmetic == Arithmetic::F32 => match self.place {
-                Place::Auto => Ok(Target::CPU),
-                _ => Err(Error::NoF32),
-            },
-            target => Ok(target),
+        Ok(self.choose(None)?.target)
+    }
+
+    /// What is there, for a model that kernels of our own do not have if there is an `unsupported`.
+    ///
+    /// What they cannot do goes to the processor if no GPU was named, and is an error if one was.
+    fn choose(&self, unsupported: Option<Error>) -> Result<Chosen> {
+        let target = self.place.target()?;
+        let reason = match (&target, self.engine) {
+            (Target::Card(_), Engine::Reference) => {
+                return Err(Error::NoReferenceEngine { device: target.name() });
+            }
+            (Target::Candle(_), Engine::Fast) => {
+                let reason = device::why_no_gpu();
+                return Err(Error::NoFastEngine { device: target.name(), reason });
+            }
+            (Target::Card(_), _) if self.arithmetic == Arithmetic::F32 => Some(Error::NoF32),
+            (Target::Card(_), _) => unsupported,
+            (Target::Candle(_), _) => None,
+        };
+        match reason {
+            None => {
+                let why_cpu =
+                    (self.place == Place::Auto && target.is_cpu()).then(device::why_no_gpu);
+                Ok(Chosen { target, why_cpu: why_cpu.flatten() })
+            }
+            Some(reason) if self.place == Place::Auto && self.engine == Engine::Auto => {
+                Ok(Chosen { target: Target::CPU, why_cpu: Some(reason.to_string()) })
+            }
+            Some(reason) => Err(reason),
         }
     }
 }
@@ -86,9 +133,15 @@ impl Arithmetic {
 }
 
 impl Opened {
+    /// Where it runs.
+    pub fn target(&self, placing: Placing) -> Result<Chosen> {
+        let unsupported = card::unsupported(&self.config);
+        placing.choose(unsupported.map(|reason| Error::NotOnCard { reason }))
+    }
+
     /// What it takes in memory; `sequences` are the positions of each cache that there is at once.
     pub fn footprint(&self, placing: Placing, sequences: &[usize]) -> Result<Footprint> {
-        Ok(self.footprint_on(&placing.target()?, placing.arithmetic, sequences))
+        Ok(self.footprint_on(&self.target(placing)?.target, placing.arithmetic, sequences))
     }
 
     fn footprint_on(
@@ -129,7 +182,7 @@ impl Opened {
     ///
     /// Errors are those of a device that is not there, and of layers that do not fit it.
     pub fn plan(&self, placing: Placing, sequences: &[usize]) -> Result<Plan> {
-        let target = placing.target()?;
+        let target = self.target(placing)?.target;
         let footprint = |target: &Target| self.footprint_on(target, placing.arithmetic, sequences);
         let gpu = (!target.is_cpu()).then(|| (target.name(), target.free_bytes()));
         let memory = Memory { gpu, cpu: Target::CPU.free_bytes() };
@@ -148,7 +201,7 @@ impl Opened {
     /// Before any is read comes the error of a processor that has no room for its part.
     pub fn load_placed(&self, placing: Placing, plan: &Plan, watch: &Watch) -> Result<Model> {
         plan.check_cpu()?;
-        let target = placing.target()?;
+        let target = self.target(placing)?.target;
         // The head is on the GPU if anything is.
         let head = if plan.head_on_gpu() { target.clone() } else { Target::CPU };
         let on_target = self.dtype(placing.arithmetic, &head);
@@ -188,7 +241,7 @@ impl Opened {
     /// Loads its weights, as many as fit `place` and the rest on the processor, with room for one
     /// sequence of all positions, or of as many as the processor has room for.
     pub fn load(&self, arithmetic: Arithmetic, place: Place, watch: &Watch) -> Result<Model> {
-        let placing = Placing { arithmetic, place, gpu_layers: GpuLayers::Auto };
+        let placing = Placing { arithmetic, place, ..Placing::default() };
         self.load_placed(placing, &self.plan_most_positions(placing)?, watch)
     }
 

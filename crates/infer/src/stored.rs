@@ -227,7 +227,7 @@ impl Stored<'_> {
     }
 
     /// Its bytes, if they are numbers of the type `dtype` in the order of Hugging Face.
-    #[cfg_attr(not(feature = "cuda-kernels"), expect(dead_code, reason = "it is the GPU's to ask"))]
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "it is the GPU's to ask"))]
     pub(crate) fn as_is(&self, dtype: DType) -> Option<&[u8]> {
         let is_as_is = matches!(
             (self.encoding, dtype),

@@ -43,6 +43,23 @@ pub(crate) struct CardCache {
     max_position_embeddings: usize,
 }
 
+/// Why the kernels do not have a model of this config, if so.
+pub(crate) fn unsupported(config: &DecoderConfig) -> Option<String> {
+    shape(config).unsupported()
+}
+
+fn shape(config: &DecoderConfig) -> Shape {
+    Shape {
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_attention_heads: config.num_attention_heads,
+        num_key_value_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        vocab_size: config.vocab_size,
+        rms_norm_eps: config.rms_norm_eps as f32,
+    }
+}
+
 impl Card {
     /// Loads the part that `part` names; `has_own_head` says whether the head is not the embedding.
     pub(crate) fn load(
@@ -52,16 +69,7 @@ impl Card {
         has_own_head: bool,
         watch: &Watch,
     ) -> Result<Self> {
-        let shape = Shape {
-            hidden_size: config.hidden_size,
-            intermediate_size: config.intermediate_size,
-            num_attention_heads: config.num_attention_heads,
-            num_key_value_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            vocab_size: config.vocab_size,
-            rms_norm_eps: config.rms_norm_eps as f32,
-        };
-        if let Some(reason) = shape.unsupported() {
+        if let Some(reason) = unsupported(config) {
             return Err(Error::NotOnCard { reason });
         }
         let mut loader = Loader {
@@ -101,8 +109,13 @@ impl Card {
         let frequencies = config.rope.inverse_frequencies(config.head_dim);
         let angles = config.rope.angles(&frequencies, 0..config.max_position_embeddings);
         let weights = Weights { embedding, layers, norm, head };
-        let mut decoder =
-            Decoder::new(&part.gpu.gpu, shape, element, weights, [&angles.cos, &angles.sin])?;
+        let mut decoder = Decoder::new(
+            &part.gpu.gpu,
+            shape(config),
+            element,
+            weights,
+            [&angles.cos, &angles.sin],
+        )?;
         decoder.prepare_prefill()?;
         Ok(Self {
             decoder: Mutex::new(decoder),

@@ -18,6 +18,11 @@ pub(crate) enum Card {}
 #[derive(Debug)]
 pub(crate) enum CardCache {}
 
+/// Why kernels of our own do not have a model.
+pub(crate) fn unsupported(_: &DecoderConfig) -> Option<String> {
+    None
+}
+
 impl Card {
     pub(crate) fn load(
         _: &DecoderConfig,

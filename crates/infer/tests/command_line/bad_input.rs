@@ -282,6 +282,10 @@ fn models_and_devices_that_are_not_there() {
         "there is no device cuda:0: this infer was built for the CPU",
         "hint: `cargo install --path crates/infer --features cuda` builds one for it; docs/gpu.md",
     ]);
+    infer(&["logits", &tiny(), "x", "--engine", "fast", "--device", "cpu"]).refused(&[
+        "there is no fast engine for cpu",
+        "hint: it is for NVIDIA's GPUs, in an infer that was built with --features cuda",
+    ]);
     infer(&["generate", &tiny(), "x", "--top-p", "2"])
         .refused(&["--top-p is 2, expected from 0 to 1"]);
     infer(&["generate", &tiny(), "x", "--logit-bias", "2048=1"])

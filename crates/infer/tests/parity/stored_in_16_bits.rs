@@ -5,7 +5,6 @@ use std::path::Path;
 use infer::device::Place;
 use infer::load::{Arithmetic, Placing};
 use infer::open::{Opened, Spec, Wanted};
-use infer::placement::GpuLayers;
 use infer::progress::Watch;
 use infer::{Model, Sequence};
 use testkit::gguf::TinyGguf;
@@ -86,7 +85,7 @@ fn so_they_are_of_a_plan_that_was_never_built() {
 fn matrices_take_half_the_memory() {
     let opened = opened(&Path::new(ROOT).join("examples/tiny-mistral-32l"), None);
     let bytes = |arithmetic| {
-        let placing = Placing { arithmetic, place: Place::Cpu, gpu_layers: GpuLayers::Auto };
+        let placing = Placing { arithmetic, place: Place::Cpu, ..Placing::default() };
         let plan = opened.plan(placing, &[64]).unwrap();
         let footprint = opened.footprint(placing, &[64]).unwrap();
         assert_eq!(footprint.weight_bytes(), plan.cpu.weight_bytes());
