@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, iter, ptr, thread};
 
 use cudarc::driver::sys;
-use kernels::{Buffer, Convert, Gpu, Piece, Uploader};
+use kernels::{Buffer, Convert, Gpu, Piece, Source, Uploader};
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -173,7 +173,8 @@ fn by_uploader(
         for (Shard { file, path, bytes }, to) in shards.iter().zip(&to) {
             pieces.extend(tensors(*bytes).map(|range| {
                 let offset = convert.card_bytes(range.start) as usize;
-                Piece { file, path, range, to, offset, convert }
+                let from = Source::File { file, path, range };
+                Piece { from, to, offset, convert, order: None }
             }));
         }
         let begun = Instant::now();

@@ -337,6 +337,21 @@ impl Decoder {
 
     /// Runs a token of each sequence, whose caches must have room, and leaves their logits on the card.
     pub fn step(&mut self, sequences: &mut [(u32, &mut Cache)]) -> Result<()> {
+        self.run(sequences, true)
+    }
+
+    /// The same behind layers that are elsewhere: `hidden` is what they gave, a row of `hidden_size` numbers a
+    /// sequence.
+    pub fn step_from(&mut self, hidden: &[f32], caches: &mut [&mut Cache]) -> Result<()> {
+        let (numbers, wanted) = (hidden.len(), caches.len() * self.shape.hidden_size);
+        assert_eq!(numbers, wanted, "rows of another width");
+        self.x.write(0, hidden)?;
+        let mut sequences: Vec<(u32, &mut Cache)> =
+            caches.iter_mut().map(|cache| (0, &mut **cache)).collect();
+        self.run(&mut sequences, false)
+    }
+
+    fn run(&mut self, sequences: &mut [(u32, &mut Cache)], embeds: bool) -> Result<()> {
         let batch = sequences.len();
         assert!((1..=MAX_BATCH).contains(&batch), "{batch} sequences");
         let raw: Vec<RawSequence> = sequences
@@ -354,7 +369,7 @@ impl Decoder {
             })
             .collect();
         self.sequences.write(0, &raw)?;
-        self.launch(batch)?;
+        self.launch(batch, embeds)?;
         for (_, cache) in sequences {
             cache.len += 1;
         }
@@ -362,7 +377,7 @@ impl Decoder {
     }
 
     /// Launches a step with the sequences as they are on the card.
-    fn launch(&mut self, batch: usize) -> Result<()> {
+    fn launch(&mut self, batch: usize, embeds: bool) -> Result<()> {
         let shape = &self.shape;
         let blocks = self.gpu.num_multiprocessors();
         let heads = shape.num_attention_heads;
@@ -389,7 +404,7 @@ impl Decoder {
             scale: 1.0 / (shape.head_dim as f32).sqrt(),
             first_layer: 0,
             end_layer: self.weights.layers.len() as i32,
-            embeds: 1,
+            embeds: i32::from(embeds),
             has_head: 1,
             batch: batch as i32,
             hidden: shape.hidden_size as i32,

@@ -59,6 +59,16 @@ impl Form {
         columns / whole * self.piece_bytes(whole) + self.piece_bytes(columns % whole)
     }
 
+    /// The bytes of a row of so many columns as it is stored: 16 bits a number, or llama.cpp's blocks.
+    #[must_use]
+    pub fn stored_bytes(self, columns: usize) -> usize {
+        match self {
+            Self::Dense => columns * 2,
+            Self::Q8_0 => columns / 32 * 34,
+            Self::Q4K => columns / 256 * 144,
+        }
+    }
+
     /// The number by which kernels know it.
     pub(crate) fn number(self) -> i32 {
         match self {
@@ -69,7 +79,7 @@ impl Form {
     }
 
     /// Rows of llama.cpp's blocks, parted; `Dense` has none.
-    fn parted(self, blocks: &[u8], columns: usize) -> Vec<u8> {
+    pub(crate) fn parted(self, blocks: &[u8], columns: usize) -> Vec<u8> {
         let (block_columns, block_bytes) = match self {
             Self::Dense => return blocks.to_vec(),
             Self::Q8_0 => (32, 34),
@@ -168,6 +178,20 @@ impl Matrix {
         };
         let outputs = buffer.bytes() / form.row_bytes(inputs);
         Ok(Self { buffer: Arc::new(buffer), form, outputs, inputs })
+    }
+
+    /// Memory for a matrix of (outputs, inputs), with any numbers in it: [`Matrix::buffer`] is to be filled,
+    /// with 16 bits a number or blocks converted by [`Convert::Blocks`](crate::Convert::Blocks).
+    pub fn alloc(gpu: &Arc<Gpu>, form: Form, outputs: usize, inputs: usize) -> Result<Self> {
+        assert!(inputs.is_multiple_of(form.column_multiple()), "{inputs} columns of {form:?}");
+        let buffer = Arc::new(gpu.alloc(outputs * form.row_bytes(inputs))?);
+        Ok(Self { buffer, form, outputs, inputs })
+    }
+
+    /// What it lies in.
+    #[must_use]
+    pub fn buffer(&self) -> &Buffer {
+        &self.buffer
     }
 
     /// The same numbers in other memory of the card.

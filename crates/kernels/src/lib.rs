@@ -31,4 +31,4 @@ pub mod upload;
 
 pub use error::{Error, Result};
 pub use gpu::{Buffer, Gpu, View};
-pub use upload::{Convert, Piece, Uploader};
+pub use upload::{Convert, Order, Piece, Source, Uploader};

@@ -1,4 +1,4 @@
-//! Stretches of files, brought into a card's memory.
+//! Stretches of files, and what is in memory already, brought into a card's memory.
 //!
 //! A copy from ordinary memory waits for the driver to move it through pinned memory of its own, one
 //! piece after the other, and a mapped file is read page fault by page fault on top of that. Here
@@ -22,6 +22,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use crate::forms::Form;
 use crate::gpu::{Buffer, Gpu, Plain, call};
 
 /// Brings stretches of files into a card's memory, with threads and pinned memory that it keeps.
@@ -34,26 +35,50 @@ pub struct Uploader {
     before: Event,
 }
 
-/// A stretch of a file, and where it goes.
+/// Bytes, and where they go.
 #[derive(Debug, Clone)]
 pub struct Piece<'a> {
-    /// What is read.
-    pub file: &'a File,
-    /// What the file is called in errors.
-    pub path: &'a Path,
-    /// Its bytes; whole elements where they are converted.
-    pub range: Range<u64>,
+    /// Where they are; whole elements where they are converted.
+    pub from: Source<'a>,
     /// Where they go. There is room for all of them behind `offset`.
     pub to: &'a Buffer,
     /// The byte of `to` where they begin.
     pub offset: usize,
     /// What becomes of them on the way.
     pub convert: Convert,
+    /// The order of their rows, if it is another there.
+    pub order: Option<Order<'a>>,
+}
+
+/// Where bytes are.
+#[derive(Debug, Clone)]
+pub enum Source<'a> {
+    /// A stretch of a file.
+    File {
+        /// What is read.
+        file: &'a File,
+        /// What the file is called in errors.
+        path: &'a Path,
+        /// The bytes of it.
+        range: Range<u64>,
+    },
+    /// Here.
+    Memory(&'a [u8]),
+}
+
+/// Rows of a matrix in another order.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The bytes of a row where it comes from, in whole elements.
+    pub row_bytes: usize,
+    /// For each row on the card the number of the one that it was.
+    pub rows: &'a [u32],
 }
 
 /// What becomes of numbers on their way to the card.
 ///
-/// They are rounded to the nearest, ties to even; what is too large becomes infinite.
+/// They are rounded to the nearest, ties to even; what is too large becomes infinite. An element is a number,
+/// and of blocks a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Convert {
     /// Bytes stay as they are.
@@ -71,6 +96,13 @@ pub enum Convert {
     BF16ToF32,
     /// bf16 in the file, f16 on the card.
     BF16ToF16,
+    /// llama.cpp's blocks, parted as a [`Matrix`](crate::forms::Matrix) of this form has them.
+    Blocks {
+        /// Which blocks.
+        form: Form,
+        /// The numbers of a row.
+        columns: usize,
+    },
 }
 
 impl Uploader {
@@ -106,7 +138,7 @@ impl Uploader {
     /// Brings all `pieces` to the card, behind all work that was asked for before, and returns when
     /// they are there.
     ///
-    /// `progress` is called on this thread, with the bytes of the files that were read so far; an
+    /// `progress` is called on this thread, with the bytes of files that were read so far; an
     /// error of its own ends the upload, as one of a file or of the card does. What the buffers hold
     /// then is not known, but nothing is written to them any more. Where pieces overlap in a buffer, it
     /// is not known whose bytes stay.
@@ -143,26 +175,35 @@ impl Uploader {
 
     /// `piece`, cut so that each part fits a slot, as it is in the file and as it is on the card.
     fn parts<'a>(&self, piece: &'a Piece<'a>) -> impl Iterator<Item = Part<'a>> + use<'a> {
-        let Piece { range, to, offset, convert, .. } = piece;
-        assert!(range.start <= range.end, "bytes {range:?} of a file");
+        let Piece { from, to, offset, convert, order } = piece;
         assert!(Arc::ptr_eq(&self.gpu, to.gpu()), "a buffer of another card");
-        let (file_bytes, card_bytes) = convert.element_bytes();
-        let (file_bytes, card_bytes) = (file_bytes as u64, card_bytes as u64);
-        let num_elements = (range.end - range.start) / file_bytes;
-        assert_eq!(num_elements * file_bytes, range.end - range.start, "{convert:?} of {range:?}");
+        let (stored, there) = convert.element_bytes();
+        // What is not cut: an element, and a row where their order is another.
+        let (stored, there) = match order {
+            None => (stored as u64, there as u64),
+            Some(Order { row_bytes, rows }) => {
+                let elements = row_bytes / stored;
+                assert_eq!(elements * stored, *row_bytes, "{convert:?} of rows of {row_bytes}");
+                assert_eq!(from.bytes(), (rows.len() * row_bytes) as u64, "rows of another matrix");
+                (*row_bytes as u64, (elements * there) as u64)
+            }
+        };
+        let num_units = from.bytes() / stored;
+        assert_eq!(num_units * stored, from.bytes(), "{convert:?} of {from:?}");
         let (start, most) = (*offset as u64, to.bytes() as u64);
-        let fits = most.checked_sub(start).is_some_and(|rest| num_elements <= rest / card_bytes);
-        assert!(fits, "{num_elements} elements of {card_bytes} bytes at {start} of {most}");
-        let at_once = self.slot_bytes as u64 / file_bytes.max(card_bytes);
-        (0..num_elements.div_ceil(at_once)).map(move |number| {
+        let fits = most.checked_sub(start).is_some_and(|rest| num_units <= rest / there);
+        assert!(fits, "{num_units} times {there} bytes at {start} of {most}");
+        let at_once = self.slot_bytes as u64 / stored.max(there);
+        assert!(at_once > 0, "{} bytes go through slots of {}", stored.max(there), self.slot_bytes);
+        (0..num_units.div_ceil(at_once)).map(move |number| {
             let first = number * at_once;
-            let num_elements = at_once.min(num_elements - first);
+            let num_units = at_once.min(num_units - first);
             Part {
                 piece,
-                from: piece.range.start + first * file_bytes,
-                file_bytes: (num_elements * file_bytes) as usize,
-                to: piece.to.address() + start + first * card_bytes,
-                card_bytes: (num_elements * card_bytes) as usize,
+                from: first * stored,
+                stored_bytes: (num_units * stored) as usize,
+                to: piece.to.address() + start + first * there,
+                card_bytes: (num_units * there) as usize,
             }
         })
     }
@@ -172,10 +213,55 @@ impl Uploader {
 #[derive(Debug)]
 struct Part<'a> {
     piece: &'a Piece<'a>,
+    /// Where it begins in the piece, as the rows are on the card.
     from: u64,
-    file_bytes: usize,
+    stored_bytes: usize,
     to: u64,
     card_bytes: usize,
+}
+
+impl Part<'_> {
+    /// The stretches of the piece that it is made of: where they begin, and their bytes.
+    fn stretches(&self) -> impl Iterator<Item = (u64, usize)> {
+        let whole = self.piece.order.is_none().then_some((self.from, self.stored_bytes));
+        let rows = self.piece.order.iter().flat_map(|Order { row_bytes, rows }| {
+            let first = self.from as usize / row_bytes;
+            let rows = &rows[first..first + self.stored_bytes / row_bytes];
+            rows.iter().map(|&row| (u64::from(row) * *row_bytes as u64, *row_bytes))
+        });
+        whole.into_iter().chain(rows)
+    }
+
+    /// What of it is read of a file.
+    fn file_bytes(&self) -> u64 {
+        match self.piece.from {
+            Source::File { .. } => self.stored_bytes as u64,
+            Source::Memory(_) => 0,
+        }
+    }
+}
+
+impl Source<'_> {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::File { range, .. } => {
+                assert!(range.start <= range.end, "bytes {range:?} of a file");
+                range.end - range.start
+            }
+            Self::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Fills `to` with the bytes that begin at `from`.
+    fn read(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        match self {
+            Self::File { file, path, range } => read(file, path, range, from, to),
+            Self::Memory(bytes) => {
+                to.copy_from_slice(&bytes[from as usize..][..to.len()]);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Convert {
@@ -193,13 +279,15 @@ impl Convert {
             Self::F32ToF16 | Self::F32ToBF16 => (4, 2),
             Self::F16ToF32 | Self::BF16ToF32 => (2, 4),
             Self::F16ToBF16 | Self::BF16ToF16 => (2, 2),
+            Self::Blocks { form, columns } => (form.stored_bytes(columns), form.row_bytes(columns)),
         }
     }
 
-    /// Converts `from`, which has as many elements as `to` and `wide`.
+    /// Converts `from`, which has as many elements as `to`; `wide` has room for as many numbers.
     fn convert(self, from: &[u8], to: &mut [u8], wide: &mut [f32]) {
         match self {
             Self::None => to.copy_from_slice(from),
+            Self::Blocks { form, columns } => to.copy_from_slice(&form.parted(from, columns)),
             Self::F32ToF16 => numbers_mut::<f16>(to).convert_from_f32_slice(numbers(from)),
             Self::F32ToBF16 => numbers_mut::<bf16>(to).convert_from_f32_slice(numbers(from)),
             Self::F16ToF32 => numbers::<f16>(from).convert_to_f32_slice(numbers_mut(to)),
@@ -263,7 +351,7 @@ impl Lane {
             number += 1;
             self.scratch.read(part, &mut slot.memory()?[..part.card_bytes])?;
             slot.send(part.card_bytes, part.to, &self.stream)?;
-            if done.send(Ok(part.file_bytes as u64)).is_err() {
+            if done.send(Ok(part.file_bytes())).is_err() {
                 break;
             }
         }
@@ -279,36 +367,58 @@ struct Scratch {
 }
 
 impl Scratch {
-    const NUM_ELEMENTS: usize = 64 << 10;
+    /// Numbers that are converted at once.
+    const NUM_NUMBERS: usize = 64 << 10;
 
-    /// Reads `part` from its file to `to`, converted.
-    fn read(&mut self, part: &Part<'_>, to: &mut [u8]) -> Result<()> {
-        let convert = part.piece.convert;
-        if convert == Convert::None {
-            return read(part.piece, part.from, to);
+    /// Reads `part` to `to`, converted.
+    fn read(&mut self, part: &Part<'_>, mut to: &mut [u8]) -> Result<()> {
+        let Piece { from: source, convert, .. } = part.piece;
+        let (stored_bytes, card_bytes) = convert.element_bytes();
+        for (from, bytes) in part.stretches() {
+            let (here, rest) = to.split_at_mut(bytes / stored_bytes * card_bytes);
+            to = rest;
+            match convert {
+                Convert::None => source.read(from, here)?,
+                _ => self.convert(source, *convert, from, here)?,
+            }
         }
-        self.stored.resize(Self::NUM_ELEMENTS, 0.0);
-        self.wide.resize(Self::NUM_ELEMENTS, 0.0);
-        let (file_bytes, card_bytes) = convert.element_bytes();
-        let mut from = part.from;
-        for to in to.chunks_mut(Self::NUM_ELEMENTS * card_bytes) {
+        Ok(())
+    }
+
+    /// Fills `to` with the elements that begin at byte `from` of `source`, converted.
+    fn convert(
+        &mut self,
+        source: &Source<'_>,
+        convert: Convert,
+        mut from: u64,
+        to: &mut [u8],
+    ) -> Result<()> {
+        let (stored_bytes, card_bytes) = convert.element_bytes();
+        // As many numbers as there is room for: a row that has more is converted by itself.
+        let at_once = (Self::NUM_NUMBERS * 4 / stored_bytes.max(4)).max(1);
+        let room = (at_once * stored_bytes).div_ceil(4).max(Self::NUM_NUMBERS);
+        self.stored.resize(room, 0.0);
+        self.wide.resize(Self::NUM_NUMBERS, 0.0);
+        for to in to.chunks_mut(at_once * card_bytes) {
             let num_elements = to.len() / card_bytes;
-            let stored = &mut bytes_mut(&mut self.stored)[..num_elements * file_bytes];
-            read(part.piece, from, stored)?;
-            convert.convert(stored, to, &mut self.wide[..num_elements]);
+            let stored = &mut bytes_mut(&mut self.stored)[..num_elements * stored_bytes];
+            source.read(from, stored)?;
+            let num_numbers = num_elements.min(Self::NUM_NUMBERS);
+            convert.convert(stored, to, &mut self.wide[..num_numbers]);
             from += stored.len() as u64;
         }
         Ok(())
     }
 }
 
-/// Fills `to` with the bytes of a piece's file that begin at `from`.
-fn read(piece: &Piece<'_>, mut from: u64, mut to: &mut [u8]) -> Result<()> {
+/// Fills `to` with the bytes of a file's `range` that begin at `from` in it.
+fn read(file: &File, path: &Path, range: &Range<u64>, from: u64, mut to: &mut [u8]) -> Result<()> {
+    let mut from = range.start + from;
     while !to.is_empty() {
-        match piece.file.read_at(to, from) {
+        match file.read_at(to, from) {
             Ok(0) => {
-                let (path, end) = (piece.path.to_owned(), piece.range.end);
-                let bytes = piece.file.metadata().map_or(from, |metadata| metadata.len());
+                let (path, end) = (path.to_owned(), range.end);
+                let bytes = file.metadata().map_or(from, |metadata| metadata.len());
                 return Err(Error::ShortFile { path, end, bytes });
             }
             Ok(bytes) => {
@@ -316,7 +426,7 @@ fn read(piece: &Piece<'_>, mut from: u64, mut to: &mut [u8]) -> Result<()> {
                 to = &mut to[bytes..];
             }
             Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(Error::Read { path: piece.path.to_owned(), source }),
+            Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
         }
     }
     Ok(())

@@ -155,3 +155,20 @@ fn a_cache_with_more_room_goes_its_own_way_with_what_was_held() {
     let mut third = one.with_capacity(9).unwrap();
     assert_ne!(behind(&mut third, 71), behind(&mut other, 72));
 }
+
+#[test]
+fn a_step_goes_on_behind_layers_that_are_elsewhere() {
+    let Some(gpu) = card() else { return };
+    let Pair { mut decoder, .. } = pair(&gpu, CASE);
+    let mut caches: Vec<Cache> = (0..3).map(|_| decoder.cache(POSITIONS).unwrap()).collect();
+    let mut others: Vec<Cache> = (0..3).map(|_| decoder.cache(POSITIONS).unwrap()).collect();
+    for step in 0..4 {
+        let tokens = [step, step + 40, step + 7];
+        let mut batch: Vec<(u32, &mut Cache)> = tokens.into_iter().zip(&mut caches).collect();
+        decoder.step(&mut batch).unwrap();
+        let expected = decoder.logits(3).unwrap();
+        let hidden = decoder.embed(&tokens).unwrap().to_vec().unwrap();
+        decoder.step_from(&hidden, &mut others.iter_mut().collect::<Vec<_>>()).unwrap();
+        assert_eq!(decoder.logits(3).unwrap(), expected);
+    }
+}

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use kernels::{Buffer, Convert, Error, Gpu, Piece, Uploader};
+use kernels::forms::{Form, Matrix};
+use kernels::{Buffer, Convert, Error, Gpu, Order, Piece, Source, Uploader};
 
 fn gpu() -> Option<Arc<Gpu>> {
     Gpu::open(0).inspect_err(|error| println!("skipped: {error}")).ok()
@@ -54,7 +55,8 @@ impl Stored {
         to: &'a Buffer,
         offset: usize,
     ) -> Piece<'a> {
-        Piece { file: &self.file, path: &self.path, range, to, offset, convert: Convert::None }
+        let from = Source::File { file: &self.file, path: &self.path, range };
+        Piece { from, to, offset, convert: Convert::None, order: None }
     }
 }
 
@@ -97,7 +99,7 @@ fn odd_stretches_arrive_whole() {
             .unwrap();
         assert!(all(&to) == expected, "{threads} threads");
         assert!(seen.is_sorted());
-        let asked: u64 = pieces.iter().map(|piece| piece.range.end - piece.range.start).sum();
+        let asked: u64 = stretches.iter().map(|(range, _)| range.end - range.start).sum();
         assert_eq!(seen.last(), Some(&asked));
     }
 }
@@ -309,17 +311,87 @@ fn a_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let (path, file) = (folder.path(), File::open(folder.path()).unwrap());
     let to = gpu.zeros(10).unwrap();
-    let piece =
-        Piece { file: &file, path, range: 0..10, to: &to, offset: 0, convert: Convert::None };
+    let from = Source::File { file: &file, path, range: 0..10 };
+    let piece = Piece { from, to: &to, offset: 0, convert: Convert::None, order: None };
     let error = Uploader::new(&gpu, 1).unwrap().upload(&[piece], silent).unwrap_err();
     assert!(matches!(&error, Error::Read { path: named, .. } if Path::new(named) == path));
 }
 
 #[test]
-#[should_panic(expected = "10 elements of 1 bytes at 1 of 10")]
+#[should_panic(expected = "10 times 1 bytes at 1 of 10")]
 fn a_piece_fits_its_buffer() {
-    let Some(gpu) = gpu() else { panic!("10 elements of 1 bytes at 1 of 10") };
+    let Some(gpu) = gpu() else { panic!("10 times 1 bytes at 1 of 10") };
     let stored = Stored::new(&[1; 10]);
     let to = gpu.zeros(10).unwrap();
     let _ = Uploader::new(&gpu, 1).unwrap().upload(&[stored.piece(0..10, &to, 1)], silent);
+}
+
+#[test]
+fn what_is_in_memory_arrives_and_is_not_counted_as_read() {
+    let Some(gpu) = gpu() else { return };
+    let (memory, in_file) = (random(100_001, 7), random(5_000, 8));
+    let stored = Stored::new(&in_file);
+    let to = gpu.zeros(105_001).unwrap();
+    let from = Source::Memory(&memory);
+    let pieces = [
+        Piece { from, to: &to, offset: 5_000, convert: Convert::None, order: None },
+        stored.piece(0..5_000, &to, 0),
+    ];
+    let mut read = 0;
+    let mut uploader = Uploader::with_slots(&gpu, 3, 2, 4_096).unwrap();
+    let mut progress = |bytes| {
+        read = bytes;
+        Ok::<(), Error>(())
+    };
+    uploader.upload(&pieces, &mut progress).unwrap();
+    assert!(all(&to) == [in_file, memory].concat());
+    assert_eq!(read, 5_000);
+}
+
+/// Rows in another order, with elements of one, two and four bytes, and rows longer than a page.
+#[test]
+fn rows_arrive_in_the_order_that_is_asked_for() {
+    let Some(gpu) = gpu() else { return };
+    let order: Vec<u32> = (0..24).map(|row| row * 7 % 24).collect();
+    for row_bytes in [4, 100, 12_288] {
+        let bytes = random(24 * row_bytes, 9);
+        let stored = Stored::new(&[&[1; 7], &bytes[..]].concat());
+        for convert in [Convert::None, Convert::BF16ToF16, Convert::F32ToF16] {
+            let to = gpu.zeros(convert.card_bytes(bytes.len() as u64) as usize).unwrap();
+            let sorted: Vec<u8> = order
+                .iter()
+                .flat_map(|&row| bytes[row as usize * row_bytes..][..row_bytes].to_vec())
+                .collect();
+            let mut uploader = Uploader::with_slots(&gpu, 3, 2, 16_384).unwrap();
+            let from = Source::Memory(&sorted);
+            let expected = Piece { from, to: &to, offset: 0, convert, order: None };
+            uploader.upload(std::slice::from_ref(&expected), silent).unwrap();
+            let numbers = all(&to);
+            let order = Some(Order { row_bytes, rows: &order });
+            for from in
+                [Source::Memory(&bytes), stored.piece(7..7 + bytes.len() as u64, &to, 0).from]
+            {
+                let to = gpu.zeros(to.bytes()).unwrap();
+                let piece = Piece { from, to: &to, order, ..expected.clone() };
+                uploader.upload(&[piece], silent).unwrap();
+                assert!(all(&to) == numbers, "{convert:?} of rows of {row_bytes}");
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_are_parted_on_the_way() {
+    let Some(gpu) = gpu() else { return };
+    for (form, columns) in [(Form::Q8_0, 64), (Form::Q8_0, 4_160), (Form::Q4K, 2_304)] {
+        let bytes = random(30 * form.stored_bytes(columns), 10);
+        let stored = Stored::new(&bytes);
+        let expected = Matrix::upload(&gpu, form, &bytes, columns).unwrap();
+        let found = Matrix::alloc(&gpu, form, 30, columns).unwrap();
+        let convert = Convert::Blocks { form, columns };
+        let all_bytes = 0..bytes.len() as u64;
+        let piece = Piece { convert, ..stored.piece(all_bytes, found.buffer(), 0) };
+        Uploader::with_slots(&gpu, 3, 2, 8_192).unwrap().upload(&[piece], silent).unwrap();
+        assert!(all(found.buffer()) == all(expected.buffer()), "{form:?} of {columns} columns");
+    }
 }
