@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cache::{self, KvCache};
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
-use crate::footprint::{Footprint, PIECE};
+use crate::footprint::Footprint;
 use crate::model::{Model, Sequence};
 use crate::progress::{Unit, Watch};
 
@@ -207,9 +207,9 @@ fn filled(model: &Model, n: usize, more: usize, watch: &Watch) -> Result<(KvCach
     let mut cache = model.cache(n + more)?;
     let tokens: Vec<u32> = (0..n).map(|i| token(model, i)).collect();
     let mut logits = Vec::new();
-    for (number, piece) in tokens.chunks(PIECE).enumerate() {
+    for (number, piece) in tokens.chunks(model.piece()).enumerate() {
         watch.check()?;
-        if (number + 1) * PIECE < n {
+        if (number + 1) * model.piece() < n {
             model.forward(piece, &mut cache)?;
         } else {
             // Numbers that arrive here say that the device is done.

@@ -13,17 +13,45 @@ mod engine;
 #[cfg(not(feature = "cuda"))]
 #[path = "card/no_engine.rs"]
 mod engine;
+#[cfg(feature = "cuda")]
+#[path = "card/load.rs"]
+mod load;
 pub(crate) use engine::{Card, CardCache, unsupported};
 
-/// The bytes that a tensor of this encoding and shape takes on a GPU.
-pub(crate) fn bytes(storage: Storage, encoding: Encoding, shape: &[usize]) -> u64 {
+/// Tokens of a prompt that run at once: quantised matrices are unpacked once for them.
+pub(crate) const PIECE: usize = 2048;
+
+/// Matrices that a GPU has as one, each behind the one before.
+pub(crate) const QKV: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+/// As those.
+pub(crate) const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
+
+/// The bytes that the tensor called `name` takes on a GPU; `encoding` tells how tensors are stored.
+pub(crate) fn bytes(
+    name: &str,
+    shape: &[usize],
+    storage: Storage,
+    encoding: &dyn Fn(&str) -> Encoding,
+) -> u64 {
     let elements = shape.iter().product::<usize>() as u64;
-    match form(storage, encoding, shape) {
+    let forms = beside(name).into_iter().map(|name| form(storage, encoding(&name), shape));
+    match together(forms) {
         // A scale of 16 bits for 32; twenty bytes beside the codes of 256.
         Form::Q8_0 => elements + elements / 16,
         Form::Q4K => elements / 2 + elements * 20 / 256,
         Form::Dense if shape.len() == 2 => elements * 2,
         Form::Dense => elements * 4,
+    }
+}
+
+/// The names of the tensors that are one matrix with the one called `name`, which is one of them.
+fn beside(name: &str) -> Vec<String> {
+    let groups = [&QKV[..], &GATE_UP[..]];
+    let mut members = groups.iter().flat_map(|&group| group.iter().map(move |&it| (group, it)));
+    let is_it = |(_, it): &(&[&str], &str)| name.contains(&format!(".{it}.weight"));
+    match members.find(is_it) {
+        Some((group, it)) => group.iter().map(|&other| name.replace(it, other)).collect(),
+        None => vec![name.to_owned()],
     }
 }
 
@@ -38,13 +66,42 @@ pub(crate) enum Form {
     Q4K,
 }
 
-/// How a tensor of this encoding and shape is to lie on a GPU: blocks that the kernels do not have are
-/// decoded.
+/// How a tensor of this encoding and shape is to lie on a GPU, if it lies by itself: blocks that the kernels
+/// do not have are decoded.
 pub(crate) fn form(storage: Storage, encoding: Encoding, shape: &[usize]) -> Form {
     let inputs = shape.last().copied().unwrap_or(0);
     match storage.blocks(encoding, shape) {
         Some(GgmlType::Q8_0) if inputs.is_multiple_of(64) => Form::Q8_0,
         Some(GgmlType::Q4_K) => Form::Q4K,
         _ => Form::Dense,
+    }
+}
+
+/// The form of what is one matrix: that of all, or else numbers.
+pub(crate) fn together(mut forms: impl Iterator<Item = Form>) -> Form {
+    let first = forms.next().unwrap_or(Form::Dense);
+    if forms.all(|other| other == first) { first } else { Form::Dense }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_that_are_one_are_planned_in_one_form() {
+        let q4_k_m = |name: &str| {
+            let ty = if name.contains("v_proj") { GgmlType::Q6_K } else { GgmlType::Q4_K };
+            Encoding::Blocks(ty)
+        };
+        let planned = |name: &str| {
+            let name = format!("model.layers.3.{name}.weight");
+            bytes(&name, &[4, 256], Storage::AsStored, &q4_k_m)
+        };
+        for name in QKV {
+            assert_eq!(planned(name), 4 * 256 * 2, "{name}");
+        }
+        for name in ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "self_attn.o_proj"] {
+            assert_eq!(planned(name), 4 * 148, "{name}");
+        }
     }
 }

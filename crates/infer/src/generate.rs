@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
-use crate::footprint::PIECE;
 use crate::model::{Model, Sequence};
 use crate::progress::Watch;
 use crate::random::uniform;
@@ -191,7 +190,7 @@ fn prefill(model: &Model, prompt: &[u32], cache: &mut KvCache, watch: &Watch) ->
     let mut at = cache.len();
     while at < prompt.len() {
         watch.check()?;
-        let end = (at + PIECE).min(prompt.len());
+        let end = (at + model.piece()).min(prompt.len());
         // Only the last piece's logits are wanted.
         if end < prompt.len() {
             model.forward(&prompt[at..end], cache)?;

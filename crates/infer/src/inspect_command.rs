@@ -169,7 +169,8 @@ mod tests {
         let quantised = [("q8_0", 8 * 34), ("q4_k", 144)]
             .map(|(name, of_256)| (name, footprint.num_parameters * of_256 / 256));
         let footprint = Footprint { quantised_bytes: quantised.to_vec(), ..footprint };
-        let plan = placement::plan(&footprint, memory, gpu_layers).unwrap();
+        let sizes = placement::Sizes { gpu: &footprint, cpu: &footprint };
+        let plan = placement::plan(sizes, memory, gpu_layers).unwrap();
         let asked = Asked { config: &config, context: 4096, batch: 1 };
         assert_eq!(asked.text(&plan), expected);
     }

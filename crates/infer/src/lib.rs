@@ -9,6 +9,7 @@
 //! - [`anatomy`], [`footprint`]: which tensors such a decoder has, and what it takes in memory
 //! - [`placement`], [`memory`], [`device`]: which of them go to a GPU, and what there is
 //! - `random`: numbers that follow from a place
+//! - `mapped`: bytes of files
 //! - `instructions`, `numbers`, `dot_x86`, `dot_neon`, `dot`, `many_rows`, [`quantised`], [`weight`]: matrices,
 //!   plain and quantised, and products by them
 //! - `stored`, [`source`], [`unbuilt`], [`random_weights`]: where they come from
@@ -52,6 +53,7 @@ mod keys;
 mod layer;
 pub mod load;
 mod many_rows;
+mod mapped;
 pub mod memory;
 pub mod model;
 mod numbers;

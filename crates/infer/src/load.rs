@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::footprint::Footprint;
 use crate::model::Model;
 use crate::open::{Files, Opened};
-use crate::placement::{self, GpuLayers, Memory, Plan};
+use crate::placement::{self, GpuLayers, Memory, Plan, Sizes};
 use crate::progress::Watch;
 use crate::quantised::Quantize;
 use crate::random_weights::RandomWeights;
@@ -157,10 +157,11 @@ impl Opened {
         let footprint = |storage: Storage| {
             let weight_bytes = |name: &str, shape: &[usize]| {
                 // One that is missing is an error later.
-                let encoding = self.encoding(name).unwrap_or(Encoding::Plain(Dtype::F32));
+                let missing = Encoding::Plain(Dtype::F32);
+                let encoding = |name: &str| self.encoding(name).unwrap_or(missing);
                 match target {
-                    Target::Candle(device) => storage.bytes(encoding, shape, dtype, device),
-                    Target::Card(_) => card::bytes(storage, encoding, shape),
+                    Target::Candle(device) => storage.bytes(encoding(name), shape, dtype, device),
+                    Target::Card(_) => card::bytes(name, shape, storage, &encoding),
                 }
             };
             let same_as = |name: &str| shared.get(name).copied();
@@ -186,12 +187,19 @@ impl Opened {
         let footprint = |target: &Target| self.footprint_on(target, placing.arithmetic, sequences);
         let gpu = (!target.is_cpu()).then(|| (target.name(), target.free_bytes()));
         let memory = Memory { gpu, cpu: Target::CPU.free_bytes() };
-        let plan = placement::plan(&footprint(&target), &memory, placing.gpu_layers)?;
+        let (there, here) = (footprint(&target), footprint(&Target::CPU));
+        let sizes = match &target {
+            Target::Card(_) => Sizes { gpu: &there, cpu: &here },
+            // candle computes in one type on both.
+            Target::Candle(_) => Sizes { gpu: &there, cpu: &there },
+        };
+        let plan = placement::plan(sizes, &memory, placing.gpu_layers)?;
         if target.is_cpu() || plan.head_on_gpu() {
             return Ok(plan);
         }
         // All of it is the processor's, in the type that the processor computes in.
-        let on_cpu = placement::plan(&footprint(&Target::CPU), &memory, GpuLayers::Count(0))?;
+        let sizes = Sizes { gpu: &here, cpu: &here };
+        let on_cpu = placement::plan(sizes, &memory, GpuLayers::Count(0))?;
         Ok(Plan { advice: plan.advice, ..on_cpu })
     }
 

@@ -7,7 +7,7 @@ use candle_nn::ops::rms_norm;
 
 use crate::anatomy::{self, EMBEDDING, HEAD, NORM, layer_tensor};
 use crate::cache::KvCache;
-use crate::card::Card;
+use crate::card::{self, Card};
 use crate::config::DecoderConfig;
 use crate::device::Devices;
 use crate::error::{Error, Result};
@@ -146,6 +146,12 @@ impl Model {
         }
     }
 
+    /// Tokens of a prompt that should run at once: a caller hears of ^C between pieces of so many.
+    #[must_use]
+    pub fn piece(&self) -> usize {
+        if self.whole_card().is_some() { card::PIECE } else { PIECE }
+    }
+
     /// The card, if all of the model is there.
     fn whole_card(&self) -> Option<&Card> {
         self.card.as_ref().filter(|card| card.first_layer() == 0 && card.has_embedding())
@@ -167,6 +173,9 @@ impl Model {
     /// `vocab_size` after the other.
     pub fn step(&self, sequences: &mut [Sequence]) -> Result<Vec<f32>> {
         let Some(card) = self.whole_card() else {
+            if let Some(card) = &self.card {
+                return self.split_step(card, sequences);
+            }
             let hidden = self.forward_batch(sequences)?;
             return Ok(self.logits(&hidden)?.flatten_all()?.to_vec1()?);
         };
@@ -180,6 +189,35 @@ impl Model {
             }
         }
         card.step(&mut batch).map_err(|error| self.devices.explained(error))
+    }
+
+    /// The same where the first layers are here and the others on `card`.
+    fn split_step(&self, card: &Card, sequences: &mut [Sequence]) -> Result<Vec<f32>> {
+        let tokens: Vec<u32> =
+            sequences.iter().flat_map(|sequence| sequence.tokens).copied().collect();
+        if tokens.len() != sequences.len() {
+            return Err(Error::EmptyPrompt);
+        }
+        let here = 0..card.first_layer();
+        let hidden = self.embed(&tokens)?;
+        let mut rows: Vec<Rows> = sequences
+            .iter_mut()
+            .map(|sequence| Rows { num_tokens: 1, cache: &mut *sequence.cache })
+            .collect();
+        for rows in &rows {
+            self.check_room(rows.cache.layer_len(here.end) + 1)?;
+        }
+        let before: Vec<Vec<usize>> =
+            rows.iter().map(|rows| rows.cache.lens(here.clone())).collect();
+        let hidden = self.run(here.clone(), hidden, &mut rows)?;
+        let mut caches: Vec<_> = rows.iter_mut().filter_map(|rows| rows.cache.card()).collect();
+        let stepped = card.step_from(&hidden, &mut caches);
+        if stepped.is_err() {
+            for (rows, lens) in rows.iter_mut().zip(&before) {
+                rows.cache.take_back(here.clone(), lens);
+            }
+        }
+        stepped.map_err(|error| self.devices.explained(error))
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -322,6 +360,10 @@ impl Model {
         }
         let here = self.layers.len().clamp(layers.start, layers.end);
         let mut turns = self.turns(&positions)?;
+        if layers.start < here {
+            // What a card looked up is in f32.
+            hidden = hidden.to_dtype(self.dtype)?;
+        }
         for layer in layers.start..here {
             // At the border between two devices these are copies, elsewhere the same memory.
             hidden = hidden.to_device(&self.devices.layers[layer])?;

@@ -29,6 +29,15 @@ pub struct Memory {
     pub cpu: Option<u64>,
 }
 
+/// What a model's parts take, where the GPU has them and where the processor does.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes<'a> {
+    /// On the GPU.
+    pub gpu: &'a Footprint,
+    /// On the processor.
+    pub cpu: &'a Footprint,
+}
+
 /// What one device is to hold, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
@@ -102,35 +111,35 @@ pub struct Plan {
 ///
 /// The error is that of a count of layers which the GPU has no room for. What the processor has no room
 /// for is planned all the same: [`Plan::check_cpu`] is the error of that.
-pub fn plan(footprint: &Footprint, memory: &Memory, gpu_layers: GpuLayers) -> Result<Plan> {
-    let all = footprint.layers.len();
+pub fn plan(sizes: Sizes, memory: &Memory, gpu_layers: GpuLayers) -> Result<Plan> {
+    let all = sizes.cpu.layers.len();
     let Some((device, free)) = &memory.gpu else {
-        let mut plan = Plan::new(footprint, memory, 0, false);
+        let mut plan = Plan::new(sizes, memory, 0, false);
         if plan.cpu.fits() == Some(false) {
-            plan.advice = what_fits(footprint, &plan.cpu);
+            plan.advice = what_fits(sizes.cpu, &plan.cpu);
             plan.fits_cpu.clone_from(&plan.advice);
         }
         return Ok(plan);
     };
     let GpuLayers::Count(count) = gpu_layers else {
-        let mut plan = most_that_fits(footprint, memory);
+        let mut plan = most_that_fits(sizes, memory);
         if plan.is_split() {
-            plan.advice = what_fits_gpu(footprint, memory);
+            plan.advice = what_fits_gpu(sizes, memory);
         }
         if plan.cpu.fits() == Some(false) {
-            plan.fits_cpu = what_fits_both(footprint, &plan);
+            plan.fits_cpu = what_fits_both(sizes, &plan);
         }
         return Ok(plan);
     };
     let count = count.min(all);
     // All on the GPU is one memory less to look after; next comes all that is multiplied by.
-    let with_embedding = Plan::new(footprint, memory, count, count == all);
-    let plan = Plan::new(footprint, memory, count, false);
+    let with_embedding = Plan::new(sizes, memory, count, count == all);
+    let plan = Plan::new(sizes, memory, count, false);
     let gpu = plan.gpu.clone();
-    let most = || most_that_fits(footprint, memory).num_gpu_layers();
+    let most = || most_that_fits(sizes, memory).num_gpu_layers();
     if let Some(mut plan) = [with_embedding, plan].into_iter().find(Plan::fits_gpu) {
         if plan.cpu.fits() == Some(false) {
-            plan.fits_cpu = what_fits_both(footprint, &plan);
+            plan.fits_cpu = what_fits_both(sizes, &plan);
             let more = Some(most()).filter(|&on_gpu| on_gpu > count);
             plan.fits_cpu.extend(more.map(|on_gpu| {
                 format!("--gpu-layers auto puts {on_gpu} of {all} layers on {device}")
@@ -138,7 +147,7 @@ pub fn plan(footprint: &Footprint, memory: &Memory, gpu_layers: GpuLayers) -> Re
         }
         return Ok(plan);
     }
-    let mut fits = what_fits_gpu(footprint, memory);
+    let mut fits = what_fits_gpu(sizes, memory);
     fits.push(format!("--gpu-layers auto puts {} of {all} layers there", most()));
     Err(Error::DoesNotFit {
         device: device.clone(),
@@ -149,19 +158,19 @@ pub fn plan(footprint: &Footprint, memory: &Memory, gpu_layers: GpuLayers) -> Re
     })
 }
 
-fn most_that_fits(footprint: &Footprint, memory: &Memory) -> Plan {
-    let all = footprint.layers.len();
-    let with_embedding = Plan::new(footprint, memory, all, true);
-    let plans = (0..=all).rev().map(|count| Plan::new(footprint, memory, count, false));
+fn most_that_fits(sizes: Sizes, memory: &Memory) -> Plan {
+    let all = sizes.gpu.layers.len();
+    let with_embedding = Plan::new(sizes, memory, all, true);
+    let plans = (0..=all).rev().map(|count| Plan::new(sizes, memory, count, false));
     // Nothing on the GPU always fits.
     let fitting = [with_embedding].into_iter().chain(plans).find(Plan::fits_gpu);
-    fitting.unwrap_or_else(|| Plan::new(footprint, memory, 0, false))
+    fitting.unwrap_or_else(|| Plan::new(sizes, memory, 0, false))
 }
 
 /// What of a model fits a GPU that does not hold all of it, as advice.
-fn what_fits_gpu(footprint: &Footprint, memory: &Memory) -> Vec<String> {
-    let whole = Plan::new(footprint, memory, footprint.layers.len(), true).gpu;
-    whole.map_or_else(Vec::new, |whole| what_fits(footprint, &whole))
+fn what_fits_gpu(sizes: Sizes, memory: &Memory) -> Vec<String> {
+    let whole = Plan::new(sizes, memory, sizes.gpu.layers.len(), true).gpu;
+    whole.map_or_else(Vec::new, |whole| what_fits(sizes.gpu, &whole))
 }
 
 /// What would fit the device that `whole`, all of a model, does not.
@@ -186,13 +195,13 @@ fn what_fits(footprint: &Footprint, whole: &Share) -> Vec<String> {
 }
 
 /// What would fit a GPU and a processor that has no room for its part of a model, as advice.
-fn what_fits_both(footprint: &Footprint, plan: &Plan) -> Vec<String> {
+fn what_fits_both(sizes: Sizes, plan: &Plan) -> Vec<String> {
     let shares = || plan.shares();
     let (needed, weights): (u64, u64) =
         (shares().map(Share::needed_bytes).sum(), shares().map(Share::weight_bytes).sum());
     let free: u64 = shares().filter_map(|share| share.free_bytes).sum();
     let mut fits = Vec::new();
-    for &(name, quantised) in &footprint.quantised_bytes {
+    for &(name, quantised) in &sizes.gpu.quantised_bytes {
         let needed = needed - weights + quantised;
         if quantised < weights && needed <= free {
             fits.push(format!("--quantize {name} takes {} in all", gib(needed)));
@@ -202,14 +211,15 @@ fn what_fits_both(footprint: &Footprint, plan: &Plan) -> Vec<String> {
 }
 
 impl Plan {
-    fn new(footprint: &Footprint, memory: &Memory, on_gpu: usize, embedding_on_gpu: bool) -> Self {
-        let all = footprint.layers.len();
+    fn new(sizes: Sizes, memory: &Memory, on_gpu: usize, embedding_on_gpu: bool) -> Self {
+        let all = sizes.gpu.layers.len();
         let first = all - on_gpu;
         let head_on_gpu = on_gpu > 0;
-        let embedding_on_gpu = embedding_on_gpu || footprint.is_tied && head_on_gpu;
+        let embedding_on_gpu = embedding_on_gpu || sizes.gpu.is_tied && head_on_gpu;
         let if_there = |is_there: bool, bytes: u64| if is_there { bytes } else { 0 };
         let share = |is_gpu: bool, device: &str, free_bytes: Option<u64>| {
             let layers = if is_gpu { first..all } else { 0..first };
+            let footprint = if is_gpu { sizes.gpu } else { sizes.cpu };
             let work = if is_gpu { footprint.gpu_work_bytes } else { footprint.cpu_work_bytes };
             let position_bytes = footprint.position_bytes * layers.len() as u64;
             Share {
@@ -228,7 +238,7 @@ impl Plan {
             gpu: memory.gpu.as_ref().map(|(name, free)| share(true, name, *free)),
             cpu: share(false, "cpu", memory.cpu),
             embedding_on_gpu,
-            positions: footprint.positions,
+            positions: sizes.gpu.positions,
             advice: Vec::new(),
             fits_cpu: Vec::new(),
         }

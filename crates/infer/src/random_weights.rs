@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::anatomy;
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
-use crate::quantised::Bytes;
+use crate::mapped::Bytes;
 use crate::random::uniform;
 use crate::source::{Storage, WeightSource};
 use crate::stored::Stored;

@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
-use crate::footprint::PIECE;
 use crate::model::Model;
 use crate::progress::{Unit, Watch};
 use crate::sampling::log_sum_exp;
@@ -116,9 +115,9 @@ fn predict(
     let shift = usize::from(window.bos_before);
     let first = window.predicted.start - window.tokens.start + shift;
     let mut logprobs = Vec::with_capacity(tokens.len() - first);
-    for begin in (0..tokens.len()).step_by(PIECE) {
+    for begin in (0..tokens.len()).step_by(model.piece()) {
         watch.check()?;
-        let end = tokens.len().min(begin + PIECE);
+        let end = tokens.len().min(begin + model.piece());
         let hidden = model.forward(&tokens[begin..end], cache)?;
         // The hidden state at `i` predicts token `i + 1`.
         let rows = begin.max(first - 1)..end.min(tokens.len() - 1);

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use checkpoint::{Checkpoint, Encoding};
-use memmap2::Mmap;
 
 use crate::error::{Error, Result};
+use crate::mapped::{self, MappedFile};
 use crate::stored;
 pub use crate::stored::{Storage, Stored};
 use crate::weight::Weight;
@@ -66,7 +66,7 @@ pub trait WeightSource: Sync {
 #[derive(Debug)]
 pub struct MappedWeights {
     checkpoint: Arc<Checkpoint>,
-    files: Vec<Arc<Mmap>>,
+    files: Vec<Arc<MappedFile>>,
     dtype: DType,
     storage: Storage,
 }
@@ -74,7 +74,7 @@ pub struct MappedWeights {
 impl MappedWeights {
     /// Maps the files of `checkpoint`; tensors will be of `dtype`.
     pub fn open(checkpoint: Arc<Checkpoint>, dtype: DType) -> Result<Self> {
-        let files = stored::map_files(&checkpoint)?;
+        let files = mapped::map_files(&checkpoint)?;
         let storage = Storage::default();
         Ok(Self { checkpoint, files, dtype, storage })
     }
@@ -100,7 +100,7 @@ impl MappedWeights {
             name: &tensor.name,
             encoding: tensor.encoding,
             shape: &tensor.shape,
-            bytes: stored::bytes(&self.files, checkpoint, tensor)?,
+            bytes: mapped::bytes(&self.files, checkpoint, tensor)?,
             pairs: checkpoint.gguf().and_then(pairs),
         })
     }

@@ -1,20 +1,15 @@
 //! A tensor as it is stored, made ready for the arithmetic.
 
-use std::fs::File;
-use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
-
 use candle_core::{DType, Device, Tensor};
 use checkpoint::gguf::architecture::{Architecture, Change, gguf_row};
 use checkpoint::gguf::{GgmlType, names};
 use checkpoint::json::Object;
-use checkpoint::{Checkpoint, Dtype, Encoding};
-use memmap2::Mmap;
+use checkpoint::{Dtype, Encoding};
 
 use crate::error::{Error, Result};
+use crate::mapped::Bytes;
 use crate::numbers;
-use crate::quantised::{self, Blocks, Bytes, QuantisedMatrix, Quantize};
+use crate::quantised::{self, Blocks, QuantisedMatrix, Quantize};
 use crate::weight::Weight;
 
 /// What becomes of matrices on their way from the files.
@@ -122,42 +117,6 @@ impl Storage {
     }
 }
 
-/// Maps the weight files of `checkpoint`.
-pub(crate) fn map_files(checkpoint: &Checkpoint) -> Result<Vec<Arc<Mmap>>> {
-    checkpoint.files().iter().map(|file| map(&file.path).map(Arc::new)).collect()
-}
-
-fn map(path: &Path) -> Result<Mmap> {
-    let io = |source| Error::Io { path: path.to_owned(), doing: "read", source };
-    let opened = File::open(path).map_err(io)?;
-    #[expect(unsafe_code, reason = "weights are read from the page cache, not copied")]
-    // SAFETY: the map is only read, as bytes, which are valid whatever they are. Another
-    // process that shortens the file while it is mapped ends this one with SIGBUS, as it
-    // does all readers of mapped weights.
-    let map = unsafe { Mmap::map(&opened) }.map_err(io)?;
-    // All of it will be read, and soon. Where that cannot be said, it comes page by page.
-    #[cfg(unix)]
-    let _ = map.advise(memmap2::Advice::WillNeed);
-    Ok(map)
-}
-
-/// The stored bytes of a tensor of `checkpoint`, whose mapped `files` these are.
-pub(crate) fn bytes(
-    files: &[Arc<Mmap>],
-    checkpoint: &Checkpoint,
-    tensor: &checkpoint::Tensor,
-) -> Result<Bytes> {
-    let range: Range<usize> = tensor.range.start as usize..tensor.range.end as usize;
-    let file = &files[tensor.file];
-    if file.len() < range.end {
-        // The header was checked against the file's length; it has been cut since.
-        let path = checkpoint.files()[tensor.file].path.clone();
-        let source = std::io::ErrorKind::UnexpectedEof.into();
-        return Err(Error::Io { path, doing: "read", source });
-    }
-    Ok(Bytes::Mapped(Arc::clone(file), range))
-}
-
 /// Whether the tensor called `name` is a setting that only GGUF has as a tensor; it is in the config.
 pub(crate) fn is_setting(architecture: &Architecture, name: &str) -> bool {
     names::in_gguf(architecture, name).is_some_and(|stored| stored.only_here)
@@ -224,18 +183,6 @@ impl Stored<'_> {
             Encoding::Blocks(ty) if storage != Storage::Dense => self.blocks(ty).map(Some),
             _ => Ok(None),
         }
-    }
-
-    /// Its bytes, if they are numbers of the type `dtype` in the order of Hugging Face.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "it is the GPU's to ask"))]
-    pub(crate) fn as_is(&self, dtype: DType) -> Option<&[u8]> {
-        let is_as_is = matches!(
-            (self.encoding, dtype),
-            (Encoding::Plain(Dtype::BF16), DType::BF16)
-                | (Encoding::Plain(Dtype::F16), DType::F16)
-                | (Encoding::Plain(Dtype::F32), DType::F32)
-        );
-        (is_as_is && self.pairs.is_none()).then(|| self.bytes.as_slice())
     }
 
     /// It in the type `dtype` on `device`: the bytes are read once, and converted as they are, before
@@ -320,6 +267,8 @@ fn rounded(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const STORAGES: [Storage; 4] = [

@@ -11,10 +11,9 @@ use checkpoint::gguf::Architecture;
 use dus::recipe::Form;
 use dus::splice::NewTensor;
 use dus::unbuilt::Unbuilt;
-use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::quantised::Bytes;
+use crate::mapped::{self, Bytes, MappedFile};
 use crate::source::WeightSource;
 use crate::stored::{self, Storage, Stored};
 use crate::weight::Weight;
@@ -26,7 +25,7 @@ use crate::weight::Weight;
 pub struct UnbuiltWeights {
     unbuilt: Arc<Unbuilt>,
     /// The mapped files of each model.
-    files: Vec<Vec<Arc<Mmap>>>,
+    files: Vec<Vec<Arc<MappedFile>>>,
     by_name: HashMap<String, usize>,
     dtype: DType,
     storage: Storage,
@@ -41,7 +40,7 @@ impl UnbuiltWeights {
     /// Maps the files of the models; tensors will be of `dtype`.
     pub fn open(unbuilt: Arc<Unbuilt>, dtype: DType) -> Result<Self> {
         let blueprint = unbuilt.blueprint();
-        let files = blueprint.models.iter().map(|model| stored::map_files(&model.checkpoint));
+        let files = blueprint.models.iter().map(|model| mapped::map_files(&model.checkpoint));
         let files = files.collect::<Result<_>>()?;
         let names = blueprint.splice.tensors.iter().enumerate();
         let by_name = names.map(|(i, tensor)| (tensor.name.clone(), i)).collect();
@@ -81,7 +80,7 @@ impl UnbuiltWeights {
         let NewTensor { name, encoding, shape, model, source, .. } = &self.tensors()[number];
         let checkpoint = &blueprint.models[*model].checkpoint;
         let tensor = &checkpoint.tensors()[*source];
-        let mut bytes = stored::bytes(&self.files[*model], checkpoint, tensor)?;
+        let mut bytes = mapped::bytes(&self.files[*model], checkpoint, tensor)?;
         if let Some(computed) = self.unbuilt.compute(number, bytes.as_slice())? {
             bytes = Bytes::Owned(Arc::new(computed));
         }

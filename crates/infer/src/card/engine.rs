@@ -1,19 +1,15 @@
 //! A part of a model on a GPU, by the crate `kernels`.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
-use kernels::Buffer;
 use kernels::decode::{Cache, Decoder, Element, LayerWeights, MAX_BATCH, Shape, Weights};
 use kernels::forms::Matrix;
 use kernels::prefill::{CHUNK, Hidden};
 
-use super::{Form, form};
-use crate::anatomy::{EMBEDDING, HEAD, NORM, layer_tensor};
+use super::load::Loader;
+use crate::anatomy::{EMBEDDING, HEAD, NORM};
 use crate::cache;
 use crate::config::DecoderConfig;
 use crate::device::CardPart;
@@ -33,6 +29,8 @@ pub(crate) struct Card {
     max_position_embeddings: usize,
     notes: Vec<String>,
 }
+
+const _: () = assert!(CHUNK == super::PIECE);
 
 /// The keys and values of a sequence there.
 #[derive(Debug)]
@@ -72,20 +70,8 @@ impl Card {
         if let Some(reason) = unsupported(config) {
             return Err(Error::NotOnCard { reason });
         }
-        let mut loader = Loader {
-            source,
-            part,
-            watch,
-            dtype: part.dtype,
-            matrices: HashMap::new(),
-            vectors: HashMap::new(),
-            num_decoded: 0,
-        };
+        let mut loader = Loader::new(config, source, part, watch)?;
         let first = part.first_layer;
-        // Codes are multiplied as f16, whatever else is of 16 bits.
-        if loader.has_codes(config, first) {
-            loader.dtype = DType::F16;
-        }
         let layers = (first..config.num_hidden_layers)
             .map(|layer| loader.layer(config, layer))
             .collect::<Result<Vec<_>>>()?;
@@ -97,6 +83,8 @@ impl Card {
         } else {
             head.clone()
         };
+        let dtype = loader.dtype();
+        let notes = loader.finish()?;
         let of_layer = |layer: &LayerWeights| {
             [&layer.qkv, &layer.o, &layer.gate_up, &layer.down]
                 .map(Matrix::bytes)
@@ -104,8 +92,7 @@ impl Card {
                 .sum::<usize>()
         };
         let step_bytes = (layers.iter().map(of_layer).sum::<usize>() + head.bytes()) as u64;
-        let notes = loader.notes();
-        let element = if loader.dtype == DType::BF16 { Element::BF16 } else { Element::F16 };
+        let element = if dtype == DType::BF16 { Element::BF16 } else { Element::F16 };
         let frequencies = config.rope.inverse_frequencies(config.head_dim);
         let angles = config.rope.angles(&frequencies, 0..config.max_position_embeddings);
         let weights = Weights { embedding, layers, norm, head };
@@ -213,21 +200,46 @@ impl Card {
         Ok(decoder.logits_of(&last, row..row + 1)?)
     }
 
+    /// Runs a row of hidden states of each sequence, (n, `hidden_size`), through all of the layers here, and
+    /// returns the logits behind them.
+    pub(crate) fn step_from(
+        &self,
+        hidden: &Tensor,
+        caches: &mut [&mut CardCache],
+    ) -> Result<Vec<f32>> {
+        let width = hidden.dims2()?.1;
+        let numbers = hidden.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let mut logits = Vec::new();
+        for (caches, numbers) in caches.chunks_mut(MAX_BATCH).zip(numbers.chunks(MAX_BATCH * width))
+        {
+            for cache in caches.iter_mut() {
+                cache.reserve_for_step()?;
+            }
+            let mut decoder = self.decoder();
+            let mut held: Vec<&mut Cache> =
+                caches.iter_mut().map(|cache| &mut cache.cache).collect();
+            decoder.step_from(numbers, &mut held)?;
+            logits.extend(decoder.logits(caches.len())?);
+            for cache in caches.iter_mut() {
+                cache.stepped();
+            }
+        }
+        Ok(logits)
+    }
+
     /// Runs a token of each sequence, where all of the model is here, and returns the logits behind them.
     pub(crate) fn step(&self, sequences: &mut [(u32, &mut CardCache)]) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
         for sequences in sequences.chunks_mut(MAX_BATCH) {
             for (_, cache) in sequences.iter_mut() {
-                let len = cache.lens[0];
-                cache.reserve(len + 1)?;
-                cache.cache.len = len;
+                cache.reserve_for_step()?;
             }
             let mut decoder = self.decoder();
             let batch = sequences.iter_mut().map(|(token, cache)| (*token, &mut cache.cache));
             decoder.step(&mut batch.collect::<Vec<_>>())?;
             logits.extend(decoder.logits(sequences.len())?);
-            for (_, cache) in sequences {
-                cache.lens.iter_mut().for_each(|len| *len += 1);
+            for (_, cache) in sequences.iter_mut() {
+                cache.stepped();
             }
         }
         Ok(logits)
@@ -264,6 +276,17 @@ impl CardCache {
         })
     }
 
+    fn reserve_for_step(&mut self) -> Result<()> {
+        let len = self.lens[0];
+        self.reserve(len + 1)?;
+        self.cache.len = len;
+        Ok(())
+    }
+
+    fn stepped(&mut self) {
+        self.lens.iter_mut().for_each(|len| *len += 1);
+    }
+
     fn reserve(&mut self, needed: usize) -> Result<()> {
         let capacity = self.cache.capacity();
         if needed > capacity {
@@ -273,161 +296,5 @@ impl CardCache {
             self.cache = self.cache.with_capacity(capacity)?;
         }
         Ok(())
-    }
-}
-
-/// Brings tensors to the card; those of the same bytes once.
-struct Loader<'a> {
-    source: &'a dyn WeightSource,
-    part: &'a CardPart,
-    watch: &'a Watch<'a>,
-    /// The type of what is not quantised.
-    dtype: DType,
-    matrices: HashMap<Vec<usize>, Matrix>,
-    vectors: HashMap<usize, Arc<Buffer>>,
-    /// Matrices of blocks that the kernels do not have.
-    num_decoded: usize,
-}
-
-impl Loader<'_> {
-    /// Whether any matrix that goes there is kept in codes.
-    fn has_codes(&self, config: &DecoderConfig, first: usize) -> bool {
-        let is_there =
-            |name: &str| crate::anatomy::layer_of(name).is_none_or(|layer| layer >= first);
-        crate::anatomy::expected(config).iter().any(|tensor| {
-            let stored = self.source.encoding(&tensor.name);
-            is_there(&tensor.name)
-                && stored.is_some_and(|stored| {
-                    form(self.source.storage(), stored, &tensor.shape) != Form::Dense
-                })
-        })
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let decoded = (self.num_decoded > 0).then(|| {
-            format!(
-                "{} matrices are decoded to f16 on the GPU, whose kernels have q8_0 and q4_k",
-                self.num_decoded
-            )
-        });
-        decoded.into_iter().collect()
-    }
-
-    /// The matrices called `names`, one behind the other.
-    fn matrix(&mut self, names: &[String]) -> Result<Matrix> {
-        self.watch.check()?;
-        let key: Option<Vec<usize>> = names.iter().map(|name| self.source.same_as(name)).collect();
-        if let Some(known) = key.as_ref().and_then(|key| self.matrices.get(key)) {
-            return Ok(known.clone());
-        }
-        let stored =
-            names.iter().map(|name| self.source.stored_as(name)).collect::<Result<Vec<_>>>()?;
-        let storage = self.source.storage();
-        let mut forms = stored.iter().map(|it| form(storage, it.encoding, it.shape));
-        let first = forms.next().unwrap_or(Form::Dense);
-        // What is multiplied by together is of one form.
-        let together = if forms.all(|other| other == first) { first } else { Form::Dense };
-        let inputs = stored[0].shape.last().copied().unwrap_or(0);
-        let mut parts = Vec::with_capacity(stored.len());
-        for tensor in &stored {
-            let blocks = tensor.as_blocks(storage)?;
-            parts.push(match (together, blocks) {
-                (Form::Q8_0 | Form::Q4K, Some(blocks)) => Cow::Owned(blocks.bytes().to_vec()),
-                (_, blocks) => {
-                    self.num_decoded += usize::from(blocks.is_some());
-                    self.dense(tensor)?
-                }
-            });
-        }
-        let bytes = if parts.len() == 1 { parts.remove(0) } else { Cow::Owned(parts.concat()) };
-        let form = match together {
-            Form::Dense => kernels::forms::Form::Dense,
-            Form::Q8_0 => kernels::forms::Form::Q8_0,
-            Form::Q4K => kernels::forms::Form::Q4K,
-        };
-        let matrix = Matrix::upload(&self.part.gpu.gpu, form, &bytes, inputs)?;
-        for name in names {
-            self.watch.done(self.source.stored_bytes(name));
-        }
-        if let Some(key) = key {
-            self.matrices.insert(key, matrix.clone());
-        }
-        Ok(matrix)
-    }
-
-    /// A matrix' numbers in the 16 bits of the arithmetic.
-    fn dense<'b>(&self, tensor: &'b crate::source::Stored) -> Result<Cow<'b, [u8]>> {
-        if let Some(bytes) = tensor.as_is(self.dtype) {
-            return Ok(Cow::Borrowed(bytes));
-        }
-        let numbers = tensor.tensor(self.dtype, &Device::Cpu)?.flatten_all()?;
-        Ok(Cow::Owned(if self.dtype == DType::BF16 {
-            numbers.to_vec1::<bf16>()?.iter().flat_map(|x| x.to_le_bytes()).collect()
-        } else {
-            numbers.to_vec1::<f16>()?.iter().flat_map(|x| x.to_le_bytes()).collect()
-        }))
-    }
-
-    /// A norm's weight or a bias, in f32.
-    fn vector(&mut self, name: &str) -> Result<Arc<Buffer>> {
-        let key = self.source.same_as(name);
-        if let Some(known) = key.and_then(|key| self.vectors.get(&key)) {
-            return Ok(Arc::clone(known));
-        }
-        let numbers = self.vector_numbers(name)?;
-        let buffer = Arc::new(self.part.gpu.gpu.upload(&numbers)?);
-        if let Some(key) = key {
-            self.vectors.insert(key, Arc::clone(&buffer));
-        }
-        Ok(buffer)
-    }
-
-    fn vector_numbers(&self, name: &str) -> Result<Vec<f32>> {
-        let vector = self.source.vector(name, &Device::Cpu)?;
-        self.watch.done(self.source.stored_bytes(name));
-        Ok(vector.to_dtype(DType::F32)?.to_vec1()?)
-    }
-
-    fn layer(&mut self, config: &DecoderConfig, layer: usize) -> Result<LayerWeights> {
-        let name = |name: &str| layer_tensor(layer, name);
-        let weights = |names: &[&str]| -> Vec<String> {
-            names.iter().map(|it| name(&format!("{it}.weight"))).collect()
-        };
-        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-        let (o, down) = (["self_attn.o_proj"], ["mlp.down_proj"]);
-        let gate_up = ["mlp.gate_proj", "mlp.up_proj"];
-        let bias = |is_there: bool, names: &[&str]| -> Result<Option<Arc<Buffer>>> {
-            if !is_there {
-                return Ok(None);
-            }
-            let mut all = Vec::new();
-            for it in names {
-                all.extend(self.vector_numbers(&name(&format!("{it}.bias")))?);
-            }
-            Ok(Some(Arc::new(self.part.gpu.gpu.upload(&all)?)))
-        };
-        let biases = [
-            bias(config.biases.qkv, &qkv)?,
-            bias(config.biases.o, &o)?,
-            bias(config.biases.mlp, &gate_up)?,
-            bias(config.biases.mlp, &down)?,
-        ];
-        let qk_norm = if config.qk_norm {
-            let q_norm = self.vector(&name("self_attn.q_norm.weight"))?;
-            Some((q_norm, self.vector(&name("self_attn.k_norm.weight"))?))
-        } else {
-            None
-        };
-        Ok(LayerWeights {
-            qkv: self.matrix(&weights(&qkv))?,
-            o: self.matrix(&weights(&o))?,
-            gate_up: self.matrix(&weights(&gate_up))?,
-            down: self.matrix(&weights(&down))?,
-            input_norm: self.vector(&name("input_layernorm.weight"))?,
-            post_norm: self.vector(&name("post_attention_layernorm.weight"))?,
-            qk_norm,
-            biases,
-            window: config.sliding_windows[layer],
-        })
     }
 }

@@ -75,6 +75,10 @@ impl Card {
         match *self {}
     }
 
+    pub(crate) fn step_from(&self, _: &Tensor, _: &mut [&mut CardCache]) -> Result<Vec<f32>> {
+        match *self {}
+    }
+
     pub(crate) fn step(&self, _: &mut [(u32, &mut CardCache)]) -> Result<Vec<f32>> {
         match *self {}
     }

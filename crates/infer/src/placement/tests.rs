@@ -4,6 +4,11 @@ use super::*;
 use crate::anatomy;
 use crate::config::DecoderConfig;
 
+/// A plan of what takes the same everywhere.
+fn plan(footprint: &Footprint, memory: &Memory, gpu_layers: GpuLayers) -> Result<Plan> {
+    super::plan(Sizes { gpu: footprint, cpu: footprint }, memory, gpu_layers)
+}
+
 const GIB: u64 = 1 << 30;
 /// What a T4 of 16 GB has free.
 const T4: u64 = 14_900 << 20;
@@ -207,4 +212,13 @@ fn the_processors_part_of_a_split_model_must_fit() {
     assert!(hint.ends_with("--gpu-layers auto puts 31 of 48 layers on cuda:0"), "{hint}");
     let large = Memory { cpu: Some(12 * GIB), ..memory };
     plan(&solar(48, 4096), &large, GpuLayers::Auto).unwrap().check_cpu().unwrap();
+}
+
+#[test]
+fn each_device_is_planned_by_what_parts_take_there() {
+    let (gpu, cpu) = (solar(48, 4096), solar(48, 4096));
+    let wide = Footprint { position_bytes: 2 * cpu.position_bytes, ..cpu.clone() };
+    let plan = |cpu| super::plan(Sizes { gpu: &gpu, cpu }, &t4(), GpuLayers::Count(24)).unwrap();
+    assert_eq!(plan(&wide).cpu.cache_bytes, 2 * plan(&cpu).cpu.cache_bytes);
+    assert_eq!(plan(&wide).gpu, plan(&cpu).gpu);
 }

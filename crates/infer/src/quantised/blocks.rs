@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use checkpoint::gguf::GgmlType;
 use dus::arithmetic::blocks;
-use memmap2::Mmap;
 use rayon::prelude::*;
+
+use crate::mapped::Bytes;
 
 /// The rows of a matrix in whole blocks, in a mapped file or in memory.
 #[derive(Debug, Clone)]
@@ -15,24 +16,6 @@ pub(crate) struct Blocks {
     outputs: usize,
     inputs: usize,
     bytes: Bytes,
-}
-
-/// Bytes of a file, or in memory. A clone is the same memory.
-#[derive(Debug, Clone)]
-pub(crate) enum Bytes {
-    /// A stretch of a mapped file, which must be in it.
-    Mapped(Arc<Mmap>, Range<usize>),
-    /// Bytes in memory.
-    Owned(Arc<Vec<u8>>),
-}
-
-impl Bytes {
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(file, range) => &file[range.clone()],
-            Self::Owned(bytes) => bytes,
-        }
-    }
 }
 
 impl Blocks {

@@ -27,7 +27,7 @@ mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use blocks::{Blocks, Bytes};
+pub(crate) use blocks::Blocks;
 pub use encode::Quantize;
 pub(crate) use encode::{encode, is_finite};
 pub use matrix::QuantisedMatrix;
