@@ -274,28 +274,7 @@ impl Buffer {
         bytes: usize,
         rows: usize,
     ) -> Result<()> {
-        assert!(bytes <= pitches.0 && rows * pitches.0 <= self.bytes, "rows of another buffer");
-        assert!(bytes <= pitches.1 && rows * pitches.1 <= to.bytes, "rows of another buffer");
-        self.gpu.enter()?;
-        let copy = sys::CUDA_MEMCPY2D_st {
-            srcXInBytes: 0,
-            srcY: 0,
-            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
-            srcHost: std::ptr::null(),
-            srcDevice: self.address,
-            srcArray: std::ptr::null_mut(),
-            srcPitch: pitches.0,
-            dstXInBytes: 0,
-            dstY: 0,
-            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
-            dstHost: std::ptr::null_mut(),
-            dstDevice: to.address,
-            dstArray: std::ptr::null_mut(),
-            dstPitch: pitches.1,
-            WidthInBytes: bytes,
-            Height: rows,
-        };
-        call!(cuMemcpy2DAsync_v2(&raw const copy, self.gpu.stream))
+        self.at(0).copy_rows(to.at(0), pitches, bytes, rows)
     }
 
     /// A copy of it, on the same card.
@@ -342,6 +321,40 @@ impl View<'_> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.buffer.bytes - self.offset
+    }
+
+    /// As [`Buffer::copy_rows`].
+    pub(crate) fn copy_rows(
+        &self,
+        to: View<'_>,
+        pitches: (usize, usize),
+        bytes: usize,
+        rows: usize,
+    ) -> Result<()> {
+        let end = |pitch: usize| rows.saturating_sub(1) * pitch + bytes;
+        assert!(bytes <= pitches.0.min(pitches.1), "rows lie over each other");
+        let gpu = &self.buffer.gpu;
+        gpu.enter()?;
+        let on_card = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let copy = sys::CUDA_MEMCPY2D_st {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: on_card,
+            srcHost: ptr::null(),
+            srcDevice: self.of_bytes(end(pitches.0)),
+            srcArray: ptr::null_mut(),
+            srcPitch: pitches.0,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: on_card,
+            dstHost: ptr::null_mut(),
+            dstDevice: to.of_bytes(end(pitches.1)),
+            dstArray: ptr::null_mut(),
+            dstPitch: pitches.1,
+            WidthInBytes: bytes,
+            Height: rows,
+        };
+        call!(cuMemcpy2DAsync_v2(&raw const copy, gpu.stream))
     }
 
     /// Where it begins, if `bytes` are there.

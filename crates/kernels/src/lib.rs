@@ -10,6 +10,7 @@
 //! - [`upload`]: files brought into a card's memory
 //! - [`forms`]: matrices of weights as the kernels read them
 //! - [`decode`]: a step of a decoder for a few sequences, in one launch
+//! - [`sample`]: the choice of the next tokens behind it
 //! - [`prefill`]: many tokens of one sequence, chunk by chunk
 //! - [`gemm`], [`flash`], [`rows`]: what a chunk goes through, products, attention and the rest
 //!
@@ -27,6 +28,7 @@ pub mod gemm;
 pub mod gpu;
 pub mod prefill;
 pub mod rows;
+pub mod sample;
 pub mod upload;
 
 pub use error::{Error, Result};
