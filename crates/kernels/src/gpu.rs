@@ -109,10 +109,29 @@ impl Gpu {
 
     /// The bytes of its memory that nobody has.
     pub fn free_bytes(&self) -> Result<u64> {
+        self.memory().map(|(free, _)| free)
+    }
+
+    /// The bytes of its memory that are in use, by whatever program: also what the driver keeps of what
+    /// was let go of.
+    pub fn used_bytes(&self) -> Result<u64> {
+        self.memory().map(|(free, total)| total.saturating_sub(free))
+    }
+
+    /// Free, and in all.
+    fn memory(&self) -> Result<(u64, u64)> {
         self.enter()?;
         let (mut free, mut total) = (0, 0);
         call!(cuMemGetInfo_v2(&raw mut free, &raw mut total))?;
-        Ok(free as u64)
+        Ok((free as u64, total as u64))
+    }
+
+    /// Where it is plugged in, as in "0000:1b:00.0".
+    pub(crate) fn pci_bus_id(&self) -> Result<CString> {
+        let mut id = [0; 32];
+        call!(cuDeviceGetPCIBusId(id.as_mut_ptr(), 32, self.device))?;
+        // SAFETY: the driver ends it with a zero.
+        Ok(unsafe { CStr::from_ptr(id.as_ptr()) }.to_owned())
     }
 
     /// Waits until all work is done.

@@ -7,6 +7,7 @@
 //! - [`error`]: what can go wrong
 //! - [`gpu`]: a card, its memory, and work in order
 //! - [`bandwidth`]: how fast its memory is
+//! - [`nvml`]: what energy it takes
 //! - [`upload`]: files brought into a card's memory
 //! - [`forms`]: matrices of weights as the kernels read them
 //! - [`decode`]: a step of a decoder for a few sequences, in one launch
@@ -26,6 +27,7 @@ pub mod flash;
 pub mod forms;
 pub mod gemm;
 pub mod gpu;
+pub mod nvml;
 pub mod prefill;
 pub mod rows;
 pub mod sample;
