@@ -8,8 +8,9 @@ use std::process::Command;
 use std::{env, fs, thread};
 
 /// The files of `kernels/`, each with the first compute capability that has what it needs: the copy engine
-/// of Hopper for `decode`.
-const FILES: [(&str, u32); 4] = [("decode", 90), ("flash", 75), ("read", 75), ("rows", 75)];
+/// of Hopper for `decode`, its clusters of blocks for `sample`.
+const FILES: [(&str, u32); 5] =
+    [("decode", 90), ("flash", 75), ("read", 75), ("rows", 75), ("sample", 90)];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");

@@ -186,11 +186,11 @@ struct RawLayer {
 /// `Sequence` of `kernels/sequence.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-struct RawSequence {
+pub(crate) struct RawSequence {
     cache: u64,
     capacity: i32,
     length: i32,
-    token: u32,
+    pub(crate) token: u32,
     unused: i32,
 }
 
@@ -258,13 +258,13 @@ pub struct Decoder {
     shared_bytes: usize,
     layers: Buffer,
     pub(crate) angles: [Buffer; 2],
-    sequences: Buffer,
+    pub(crate) sequences: Buffer,
     // Between kernels' phases.
     x: Buffer,
     qkv: Buffer,
     attended: Buffer,
     gated: Buffer,
-    logits: Buffer,
+    pub(crate) logits: Buffer,
     parts: Buffer,
     counters: Buffer,
     stage_bytes: usize,
@@ -337,6 +337,7 @@ impl Decoder {
 
     /// Runs a token of each sequence, whose caches must have room, and leaves their logits on the card.
     pub fn step(&mut self, sequences: &mut [(u32, &mut Cache)]) -> Result<()> {
+        self.write_sequences(sequences)?;
         self.run(sequences, true)
     }
 
@@ -348,10 +349,12 @@ impl Decoder {
         self.x.write(0, hidden)?;
         let mut sequences: Vec<(u32, &mut Cache)> =
             caches.iter_mut().map(|cache| (0, &mut **cache)).collect();
+        self.write_sequences(&mut sequences)?;
         self.run(&mut sequences, false)
     }
 
-    fn run(&mut self, sequences: &mut [(u32, &mut Cache)], embeds: bool) -> Result<()> {
+    /// Tells the card of the sequences of the next step.
+    pub(crate) fn write_sequences(&mut self, sequences: &mut [(u32, &mut Cache)]) -> Result<()> {
         let batch = sequences.len();
         assert!((1..=MAX_BATCH).contains(&batch), "{batch} sequences");
         let raw: Vec<RawSequence> = sequences
@@ -368,8 +371,13 @@ impl Decoder {
                 }
             })
             .collect();
-        self.sequences.write(0, &raw)?;
-        self.launch(batch, embeds)?;
+        self.sequences.write(0, &raw)
+    }
+
+    /// Launches a step of `sequences`, which the card was told of; it begins with their tokens' embeddings, or
+    /// with what was written in their place.
+    pub(crate) fn run(&mut self, sequences: &mut [(u32, &mut Cache)], embeds: bool) -> Result<()> {
+        self.launch(sequences.len(), embeds)?;
         for (_, cache) in sequences {
             cache.len += 1;
         }

@@ -44,6 +44,15 @@ pub enum Error {
         bytes: usize,
     },
 
+    /// A row of logits does not fit the memory of the blocks that choose among them.
+    #[error("among {vocab_size} tokens a GPU cannot choose the next: {most} are the most")]
+    LargeVocabulary {
+        /// Tokens of a row.
+        vocab_size: usize,
+        /// The most that the card takes.
+        most: usize,
+    },
+
     /// The driver refused.
     #[error("{call} failed: {name}")]
     Driver {

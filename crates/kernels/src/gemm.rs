@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use cudarc::cublaslt::sys::{self, cublasStatus_t};
+use half::{bf16, f16};
 
 use crate::decode::Element;
 use crate::error::{Error, Result};
@@ -134,6 +135,56 @@ impl Gemm {
             self.gpu.stream().cast(),
         ))
     }
+}
+
+/// The operations (two a multiplication and addition) that a second brings of a product of 8,192 rows of
+/// 8,192 with a matrix as large, of normal numbers of `element` with sums in f32: what prompts are compared
+/// with, as steps are with [`read_bytes_per_second`](crate::bandwidth::read_bytes_per_second).
+///
+/// The best of some measurements; 384 MiB of the card's memory are needed.
+pub fn flops_per_second(gpu: &Arc<Gpu>, element: Element) -> Result<f64> {
+    /// Products of a measurement: a single one would be measured while the card's clock rises.
+    const PRODUCTS: usize = 10;
+    const MEASUREMENTS: usize = 5;
+    const SIZE: usize = 8192;
+    let sizes = Sizes { rows: SIZE, outputs: SIZE, inputs: SIZE };
+    let operand = |seed| -> Result<Buffer> {
+        // A prime number of them, so that rows are not alike.
+        let numbers = normal_bits(element, 1_000_003, seed);
+        let mut all = numbers.repeat((SIZE * SIZE).div_ceil(1_000_003));
+        all.truncate(SIZE * SIZE);
+        gpu.upload(&all)
+    };
+    let (x, matrix, out) = (operand(1)?, operand(2)?, gpu.alloc(SIZE * SIZE * 2)?);
+    let mut gemm = Gemm::new(gpu, element)?;
+    let mut best = 0_f64;
+    for _ in 0..=MEASUREMENTS {
+        let seconds = gpu.seconds(|| {
+            (0..PRODUCTS).try_for_each(|_| {
+                gemm.multiply(x.at(0), matrix.at(0), sizes, Sums::Rounded, out.at(0))
+            })
+        })?;
+        best = best.max((PRODUCTS * 2 * SIZE.pow(3)) as f64 / seconds);
+    }
+    Ok(best)
+}
+
+/// Numbers of mean 0 and variance 1, nearly normal: how much power a product takes, and so how fast it is,
+/// goes by its numbers.
+fn normal_bits(element: Element, count: u32, seed: u32) -> Vec<f16> {
+    let mut state = seed;
+    let mut uniform = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    let mut number = || (0..3).map(|_| uniform()).sum::<f32>() * 2.0 - 3.0;
+    (0..count)
+        .map(|_| match element {
+            Element::F16 => f16::from_f32(number()),
+            // Bits are bits.
+            Element::BF16 => f16::from_bits(bf16::from_f32(number()).to_bits()),
+        })
+        .collect()
 }
 
 impl Drop for Gemm {

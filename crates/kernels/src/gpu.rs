@@ -109,10 +109,29 @@ impl Gpu {
 
     /// The bytes of its memory that nobody has.
     pub fn free_bytes(&self) -> Result<u64> {
+        self.memory().map(|(free, _)| free)
+    }
+
+    /// The bytes of its memory that are in use, by whatever program: also what the driver keeps of what
+    /// was let go of.
+    pub fn used_bytes(&self) -> Result<u64> {
+        self.memory().map(|(free, total)| total.saturating_sub(free))
+    }
+
+    /// Free, and in all.
+    fn memory(&self) -> Result<(u64, u64)> {
         self.enter()?;
         let (mut free, mut total) = (0, 0);
         call!(cuMemGetInfo_v2(&raw mut free, &raw mut total))?;
-        Ok(free as u64)
+        Ok((free as u64, total as u64))
+    }
+
+    /// Where it is plugged in, as in "0000:1b:00.0".
+    pub(crate) fn pci_bus_id(&self) -> Result<CString> {
+        let mut id = [0; 32];
+        call!(cuDeviceGetPCIBusId(id.as_mut_ptr(), 32, self.device))?;
+        // SAFETY: the driver ends it with a zero.
+        Ok(unsafe { CStr::from_ptr(id.as_ptr()) }.to_owned())
     }
 
     /// Waits until all work is done.
@@ -274,28 +293,7 @@ impl Buffer {
         bytes: usize,
         rows: usize,
     ) -> Result<()> {
-        assert!(bytes <= pitches.0 && rows * pitches.0 <= self.bytes, "rows of another buffer");
-        assert!(bytes <= pitches.1 && rows * pitches.1 <= to.bytes, "rows of another buffer");
-        self.gpu.enter()?;
-        let copy = sys::CUDA_MEMCPY2D_st {
-            srcXInBytes: 0,
-            srcY: 0,
-            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
-            srcHost: std::ptr::null(),
-            srcDevice: self.address,
-            srcArray: std::ptr::null_mut(),
-            srcPitch: pitches.0,
-            dstXInBytes: 0,
-            dstY: 0,
-            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
-            dstHost: std::ptr::null_mut(),
-            dstDevice: to.address,
-            dstArray: std::ptr::null_mut(),
-            dstPitch: pitches.1,
-            WidthInBytes: bytes,
-            Height: rows,
-        };
-        call!(cuMemcpy2DAsync_v2(&raw const copy, self.gpu.stream))
+        self.at(0).copy_rows(to.at(0), pitches, bytes, rows)
     }
 
     /// A copy of it, on the same card.
@@ -342,6 +340,40 @@ impl View<'_> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.buffer.bytes - self.offset
+    }
+
+    /// As [`Buffer::copy_rows`].
+    pub(crate) fn copy_rows(
+        &self,
+        to: View<'_>,
+        pitches: (usize, usize),
+        bytes: usize,
+        rows: usize,
+    ) -> Result<()> {
+        let end = |pitch: usize| rows.saturating_sub(1) * pitch + bytes;
+        assert!(bytes <= pitches.0.min(pitches.1), "rows lie over each other");
+        let gpu = &self.buffer.gpu;
+        gpu.enter()?;
+        let on_card = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let copy = sys::CUDA_MEMCPY2D_st {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: on_card,
+            srcHost: ptr::null(),
+            srcDevice: self.of_bytes(end(pitches.0)),
+            srcArray: ptr::null_mut(),
+            srcPitch: pitches.0,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: on_card,
+            dstHost: ptr::null_mut(),
+            dstDevice: to.of_bytes(end(pitches.1)),
+            dstArray: ptr::null_mut(),
+            dstPitch: pitches.1,
+            WidthInBytes: bytes,
+            Height: rows,
+        };
+        call!(cuMemcpy2DAsync_v2(&raw const copy, gpu.stream))
     }
 
     /// Where it begins, if `bytes` are there.

@@ -7,9 +7,11 @@
 //! - [`error`]: what can go wrong
 //! - [`gpu`]: a card, its memory, and work in order
 //! - [`bandwidth`]: how fast its memory is
+//! - [`nvml`]: what energy it takes
 //! - [`upload`]: files brought into a card's memory
 //! - [`forms`]: matrices of weights as the kernels read them
 //! - [`decode`]: a step of a decoder for a few sequences, in one launch
+//! - [`sample`]: the choice of the next tokens behind it
 //! - [`prefill`]: many tokens of one sequence, chunk by chunk
 //! - [`gemm`], [`flash`], [`rows`]: what a chunk goes through, products, attention and the rest
 //!
@@ -25,8 +27,10 @@ pub mod flash;
 pub mod forms;
 pub mod gemm;
 pub mod gpu;
+pub mod nvml;
 pub mod prefill;
 pub mod rows;
+pub mod sample;
 pub mod upload;
 
 pub use error::{Error, Result};

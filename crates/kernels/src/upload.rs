@@ -456,11 +456,11 @@ impl Slot {
     }
 }
 
-/// Memory of this machine that the card may read by itself.
+/// Memory of this machine that the card may read and write by itself, at the same address.
 #[derive(Debug)]
-struct Pinned {
+pub(crate) struct Pinned {
     gpu: Arc<Gpu>,
-    start: *mut u8,
+    pub(crate) start: *mut u8,
     bytes: usize,
 }
 
@@ -470,7 +470,7 @@ unsafe impl Send for Pinned {}
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
-    fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
+    pub(crate) fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
         let mut start: *mut c_void = ptr::null_mut();
         call!(cuMemHostAlloc(&raw mut start, bytes, 0))?;
         Ok(Self { gpu: Arc::clone(gpu), start: start.cast(), bytes })
@@ -525,7 +525,7 @@ impl Drop for Stream {
 
 /// A point in a stream's work.
 #[derive(Debug)]
-struct Event {
+pub(crate) struct Event {
     gpu: Arc<Gpu>,
     event: sys::CUevent,
 }
@@ -536,22 +536,30 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
+    /// One whose waiters sleep, and leave the core to threads that read.
     fn new(gpu: &Arc<Gpu>) -> Result<Self> {
-        use sys::CUevent_flags_enum as F;
+        Self::with_flags(gpu, sys::CUevent_flags_enum::CU_EVENT_BLOCKING_SYNC as u32)
+    }
+
+    /// One whose waiters look at it again and again, and hear of it at once.
+    pub(crate) fn prompt(gpu: &Arc<Gpu>) -> Result<Self> {
+        Self::with_flags(gpu, 0)
+    }
+
+    fn with_flags(gpu: &Arc<Gpu>, flags: u32) -> Result<Self> {
         let mut event = ptr::null_mut();
-        // Who waits for it sleeps, and leaves the core to threads that read.
-        let flags = F::CU_EVENT_DISABLE_TIMING as u32 | F::CU_EVENT_BLOCKING_SYNC as u32;
+        let flags = flags | sys::CUevent_flags_enum::CU_EVENT_DISABLE_TIMING as u32;
         call!(cuEventCreate(&raw mut event, flags))?;
         Ok(Self { gpu: Arc::clone(gpu), event })
     }
 
     /// Puts it behind what `stream` was asked for.
-    fn record(&self, stream: sys::CUstream) -> Result<()> {
+    pub(crate) fn record(&self, stream: sys::CUstream) -> Result<()> {
         call!(cuEventRecord(self.event, stream))
     }
 
     /// Waits until the work before it is done; not at all where it was put nowhere.
-    fn wait(&self) -> Result<()> {
+    pub(crate) fn wait(&self) -> Result<()> {
         call!(cuEventSynchronize(self.event))
     }
 }

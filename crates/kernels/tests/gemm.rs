@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kernels::Gpu;
 use kernels::decode::Element;
-use kernels::gemm::{Gemm, Sizes, Sums};
+use kernels::gemm::{Gemm, Sizes, Sums, flops_per_second};
 use reference::card::{self, ELEMENTS, card};
 use reference::{Random, halves, numbers};
 
@@ -61,6 +61,21 @@ fn products_are_those_of_plain_loops() {
             [(1, 64, 32), (7, 301, 96), (64, 128, 576), (130, 257, 1024), (1, 1001, 64)]
         {
             check(&gpu, &mut gemm, element, Sizes { rows, outputs, inputs });
+        }
+    }
+}
+
+#[test]
+fn a_large_product_is_fast() {
+    let Some(gpu) = card() else { return };
+    for element in ELEMENTS {
+        match flops_per_second(&gpu, element) {
+            Ok(flops) => {
+                println!("{element:?}: {:.1} TFLOP/s", flops / 1e12);
+                // No card with matrix units is slower, and none is so fast.
+                assert!((1e12..1e17).contains(&flops), "{flops}");
+            }
+            Err(error) => println!("skipped: {error}"),
         }
     }
 }
