@@ -210,7 +210,7 @@ fn filled(model: &Model, n: usize, more: usize, watch: &Watch) -> Result<(KvCach
     for (number, piece) in tokens.chunks(model.piece()).enumerate() {
         watch.check()?;
         if (number + 1) * model.piece() < n {
-            model.forward(piece, &mut cache)?;
+            model.feed(piece, &mut cache)?;
         } else {
             // Numbers that arrive here say that the device is done.
             logits = model.prompt_logits(piece, &mut cache)?;

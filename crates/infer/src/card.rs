@@ -5,6 +5,7 @@
 use checkpoint::Encoding;
 use checkpoint::gguf::GgmlType;
 
+use crate::sampling::Sampling;
 use crate::stored::Storage;
 
 #[cfg(feature = "cuda")]
@@ -16,7 +17,7 @@ mod engine;
 #[cfg(feature = "cuda")]
 #[path = "card/load.rs"]
 mod load;
-pub(crate) use engine::{Card, CardCache, unsupported};
+pub(crate) use engine::{Card, CardCache, CardHistory, unsupported, work_bytes};
 
 /// Tokens of a prompt that run at once: quantised matrices are unpacked once for them.
 pub(crate) const PIECE: usize = 2048;
@@ -25,6 +26,17 @@ pub(crate) const PIECE: usize = 2048;
 pub(crate) const QKV: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
 /// As those.
 pub(crate) const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
+
+/// How the next token of a sequence is chosen where its logits are.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "it is the GPU's to read"))]
+pub(crate) struct Choosing<'a> {
+    pub(crate) sampling: &'a Sampling,
+    /// From 0 to 1: it decides.
+    pub(crate) draw: f64,
+    /// Of this sequence, if there is any that matters.
+    pub(crate) history: Option<&'a mut CardHistory>,
+}
 
 /// The bytes that the tensor called `name` takes on a GPU; `encoding` tells how tensors are stored.
 pub(crate) fn bytes(

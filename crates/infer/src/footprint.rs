@@ -21,7 +21,7 @@ pub(crate) const MAX_CPU_SCORES: usize = 8 << 20;
 const LOGITS_ROWS: u64 = 64;
 
 /// What a GPU's driver and cuBLAS take when kernels first run, and what gaps between tensors come to.
-const RESERVE: u64 = 448 << 20;
+pub(crate) const RESERVE: u64 = 448 << 20;
 
 /// The bytes that a model's parts take.
 #[derive(Debug, Clone, PartialEq, Eq)]

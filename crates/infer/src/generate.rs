@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cache::KvCache;
+use crate::card::{CardHistory, Choosing};
 use crate::error::{Error, Result};
 use crate::model::{Model, Sequence};
 use crate::progress::Watch;
@@ -162,6 +163,7 @@ pub fn go_on(
     }
     for sequence in &mut sequences {
         sequence.step(&logits, prompt, request, bounds, on_step)?;
+        sequence.history = model.history(&request.sampling, [prompt, &sequence.ids])?;
     }
     let mut num_decoded = 0;
     while sequences.iter().any(Live::is_going) {
@@ -193,7 +195,7 @@ fn prefill(model: &Model, prompt: &[u32], cache: &mut KvCache, watch: &Watch) ->
         let end = (at + model.piece()).min(prompt.len());
         // Only the last piece's logits are wanted.
         if end < prompt.len() {
-            model.forward(&prompt[at..end], cache)?;
+            model.feed(&prompt[at..end], cache)?;
         } else {
             logits = Some(model.prompt_logits(&prompt[at..end], cache)?);
         }
@@ -211,6 +213,15 @@ fn together(
     bounds: Bounds,
     on_step: &mut dyn FnMut(Step) -> Result<()>,
 ) -> Result<()> {
+    // Those who look at the probabilities of other tokens need all logits.
+    if request.top_logprobs.is_none()
+        && let Some(chosen) = together_on_card(model, going, prompt, request)?
+    {
+        for (live, id) in going.iter_mut().zip(chosen) {
+            live.take(id, request, bounds, on_step)?;
+        }
+        return Ok(());
+    }
     let mut batch: Vec<Sequence> = going
         .iter_mut()
         .filter_map(|live| {
@@ -225,6 +236,27 @@ fn together(
         live.step(logits, prompt, request, bounds, on_step)?;
     }
     Ok(())
+}
+
+/// The same as far as the choice of the next tokens, if it is made on a card.
+fn together_on_card(
+    model: &Model,
+    going: &mut [&mut Live],
+    prompt: &[u32],
+    request: &Request,
+) -> Result<Option<Vec<u32>>> {
+    let (mut batch, mut choosing, mut so_far) = (Vec::new(), Vec::new(), Vec::new());
+    for live in going {
+        let draw = live.draw(request);
+        let Live { ids, cache, history, .. } = &mut **live;
+        if let (Some(tokens), Some(cache)) = (ids.last_chunk::<1>(), cache) {
+            batch.push(Sequence { tokens, cache: cache.get() });
+            let (sampling, history) = (&request.sampling, history.as_mut());
+            choosing.push(Choosing { sampling, draw, history });
+            so_far.push(&ids[..]);
+        }
+    }
+    model.step_choosing(&mut batch, &mut choosing, |row| [prompt, so_far[row]].concat())
 }
 
 /// How long a sequence may become, in new tokens.
@@ -265,6 +297,8 @@ impl Held<'_> {
 struct Live<'a> {
     number: usize,
     cache: Option<Held<'a>>,
+    /// What has occurred, where tokens are chosen on a card that must know.
+    history: Option<CardHistory>,
     ids: Vec<u32>,
     stream: Option<TextStream<'a>>,
     stop_strings: StopStrings,
@@ -283,6 +317,7 @@ impl<'a> Live<'a> {
         Self {
             number,
             cache,
+            history: None,
             ids: Vec::new(),
             stream: tokenizer.map(TextStream::new),
             stop_strings: StopStrings::new(&request.stop_strings),
@@ -309,13 +344,29 @@ impl<'a> Live<'a> {
         if self.stop.is_some() {
             return Ok(());
         }
-        let draw = uniform(request.seed, self.number as u64, self.ids.len() as u64);
+        let draw = self.draw(request);
         let id = request.sampling.choose(logits.to_vec(), prompt, &self.ids, draw);
-        self.ids.push(id);
         if let Some(top) = request.top_logprobs {
             let (logprob, top) = sampling::logprobs(logits, id, top);
             self.logprobs.push(StepLogprobs { id, logprob, top });
         }
+        self.take(id, request, bounds, on_step)
+    }
+
+    /// What decides the next choice.
+    fn draw(&self, request: &Request) -> f64 {
+        uniform(request.seed, self.number as u64, self.ids.len() as u64)
+    }
+
+    /// Takes the next token, whose log-probabilities are there, and tells of it.
+    fn take(
+        &mut self,
+        id: u32,
+        request: &Request,
+        bounds: Bounds,
+        on_step: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        self.ids.push(id);
         let is_eos = request.eos.contains(&id);
         let mut shown = String::new();
         if let Some(stream) = &mut self.stream {

@@ -12,7 +12,7 @@ use crate::cache;
 use crate::card;
 use crate::device::{self, Devices, Place, Target};
 use crate::error::{Error, Result};
-use crate::footprint::Footprint;
+use crate::footprint::{Footprint, RESERVE};
 use crate::model::Model;
 use crate::open::{Files, Opened};
 use crate::placement::{self, GpuLayers, Memory, Plan, Sizes};
@@ -165,7 +165,18 @@ impl Opened {
                 }
             };
             let same_as = |name: &str| shared.get(name).copied();
-            Footprint::new(&self.config, positions, dtype.size_in_bytes(), &weight_bytes, &same_as)
+            let element_bytes = dtype.size_in_bytes();
+            let footprint =
+                Footprint::new(&self.config, positions, element_bytes, &weight_bytes, &same_as);
+            match target {
+                Target::Candle(_) => footprint,
+                Target::Card(_) => {
+                    let is_plain = matches!(self.encoding(EMBEDDING), Some(Encoding::Plain(_)));
+                    let has_codes = !is_plain || matches!(storage, Storage::Quantize(_));
+                    let gpu_work_bytes = RESERVE + card::work_bytes(&self.config, has_codes);
+                    Footprint { gpu_work_bytes, ..footprint }
+                }
+            }
         };
         let quantised = |quantize: Quantize| {
             (quantize.name(), footprint(Storage::Quantize(quantize)).weight_bytes())

@@ -7,7 +7,7 @@ use candle_nn::ops::rms_norm;
 
 use crate::anatomy::{self, EMBEDDING, HEAD, NORM, layer_tensor};
 use crate::cache::KvCache;
-use crate::card::{self, Card};
+use crate::card::{self, Card, CardCache, CardHistory, Choosing};
 use crate::config::DecoderConfig;
 use crate::device::Devices;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::feed_forward::FeedForward;
 use crate::footprint::PIECE;
 use crate::layer::{Attention, Layer, Rows, Turns};
 use crate::progress::{Unit, Watch};
+use crate::sampling::Sampling;
 use crate::source::WeightSource;
 use crate::weight::{Linear, Weight};
 
@@ -157,6 +158,16 @@ impl Model {
         self.card.as_ref().filter(|card| card.first_layer() == 0 && card.has_embedding())
     }
 
+    /// Runs `tokens` behind those that `cache` holds, for those that come after them.
+    pub fn feed(&self, tokens: &[u32], cache: &mut KvCache) -> Result<()> {
+        if let (Some(card), Some(on_card)) = (self.whole_card(), cache.card()) {
+            self.check_tokens(tokens)?;
+            self.check_room(on_card.lens()[0] + tokens.len())?;
+            return card.feed(tokens, on_card).map_err(|error| self.devices.explained(error));
+        }
+        self.forward(tokens, cache).map(|_| ())
+    }
+
     /// The logits behind the last of `tokens`, which run behind those that `cache` holds.
     pub fn prompt_logits(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
         if let (Some(card), Some(on_card)) = (self.whole_card(), cache.card()) {
@@ -179,6 +190,11 @@ impl Model {
             let hidden = self.forward_batch(sequences)?;
             return Ok(self.logits(&hidden)?.flatten_all()?.to_vec1()?);
         };
+        card.step(&mut self.on_card(sequences)?).map_err(|error| self.devices.explained(error))
+    }
+
+    /// Sequences of one new token each, as a card that has all of the model takes them.
+    fn on_card<'a>(&self, sequences: &'a mut [Sequence]) -> Result<Vec<(u32, &'a mut CardCache)>> {
         let mut batch = Vec::with_capacity(sequences.len());
         for Sequence { tokens, cache } in sequences {
             let &[token] = *tokens else { return Err(Error::EmptyPrompt) };
@@ -188,7 +204,40 @@ impl Model {
                 batch.push((token, on_card));
             }
         }
-        card.step(&mut batch).map_err(|error| self.devices.explained(error))
+        Ok(batch)
+    }
+
+    /// The card that chooses next tokens where it has their logits, if all of the model is there.
+    fn chooser(&self) -> Option<&Card> {
+        self.whole_card().filter(|card| card.can_choose())
+    }
+
+    /// What has occurred in the sequence of the tokens `prompt` and `new`, if choices are made on a card and
+    /// it matters for them; [`Model::step_choosing`] keeps it.
+    pub(crate) fn history(
+        &self,
+        sampling: &Sampling,
+        tokens: [&[u32]; 2],
+    ) -> Result<Option<CardHistory>> {
+        self.chooser().map_or(Ok(None), |card| card.history(sampling, tokens))
+    }
+
+    /// As [`Model::step`] for up to eight sequences, and chooses the next token of each, where that is done
+    /// on a card; `None` where it is not. `tokens_of` as for [`Model::finite_logits`].
+    pub(crate) fn step_choosing(
+        &self,
+        sequences: &mut [Sequence],
+        choosing: &mut [Choosing],
+        tokens_of: impl Fn(usize) -> Vec<u32>,
+    ) -> Result<Option<Vec<u32>>> {
+        let Some(card) = self.chooser() else { return Ok(None) };
+        let chosen = card.step_choosing(&mut self.on_card(sequences)?, choosing);
+        let chosen = chosen.map_err(|error| self.devices.explained(error))?;
+        let all: Option<Vec<u32>> = chosen.into_iter().collect();
+        if all.is_none() {
+            self.finite(card.last_logits(sequences.len())?, tokens_of)?;
+        }
+        Ok(all)
     }
 
     /// The same where the first layers are here and the others on `card`.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::decode::{Cache, Decoder, Weights};
+use crate::decode::{Cache, Decoder, Shape, Weights};
 use crate::error::Result;
 use crate::flash::{Attention, Flash};
 use crate::forms::{Form, Matrix};
@@ -16,6 +16,18 @@ use crate::rows::{Rows, Turn};
 
 /// The rows that go through the layers together, at most.
 pub const CHUNK: usize = 2048;
+
+/// The bytes that prompts take on a card beside weights and cache: what lies between a chunk's products, and
+/// a matrix of 16 bits where there are quantised ones.
+#[must_use]
+pub fn work_bytes(shape: &Shape, has_quantised: bool) -> u64 {
+    let Shape { hidden_size, intermediate_size, vocab_size, .. } = *shape;
+    let halves = hidden_size + shape.qkv() + shape.queries() + intermediate_size;
+    let widest = shape.qkv().max(2 * intermediate_size).max(vocab_size);
+    let unpacked = if has_quantised { widest * hidden_size * 2 } else { 0 };
+    let states = CHUNK * (2 * halves + 4 * hidden_size);
+    (states + (CHUNK * intermediate_size * 4).max(vocab_size * 4) + unpacked) as u64
+}
 
 /// Hidden states on a card: rows of f32, one a token.
 #[derive(Debug)]

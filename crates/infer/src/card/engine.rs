@@ -7,7 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use kernels::decode::{Cache, Decoder, Element, LayerWeights, MAX_BATCH, Shape, Weights};
 use kernels::forms::Matrix;
 use kernels::prefill::{CHUNK, Hidden};
+use kernels::sample::{History, Row, Sampler, Settings};
 
+use super::Choosing;
 use super::load::Loader;
 use crate::anatomy::{EMBEDDING, HEAD, NORM};
 use crate::cache;
@@ -15,6 +17,7 @@ use crate::config::DecoderConfig;
 use crate::device::CardPart;
 use crate::error::{Error, Result};
 use crate::progress::Watch;
+use crate::sampling::Sampling;
 use crate::source::WeightSource;
 
 /// A part of a model on a GPU: its last layers, the final norm and the head, and it may be the embedding.
@@ -22,6 +25,8 @@ use crate::source::WeightSource;
 pub(crate) struct Card {
     /// Work on a card is done one call after the other.
     decoder: Mutex<Decoder>,
+    /// Chooses tokens, where the vocabulary is not too large for it. Whoever has both has the decoder first.
+    sampler: Option<Mutex<Sampler>>,
     first_layer: usize,
     num_layers: usize,
     has_embedding: bool,
@@ -58,6 +63,13 @@ fn shape(config: &DecoderConfig) -> Shape {
     }
 }
 
+/// What the kernels take beside weights and caches, where matrices are in codes or not; the rotary angles of all
+/// positions are among it.
+pub(crate) fn work_bytes(config: &DecoderConfig, has_codes: bool) -> u64 {
+    let angles = config.max_position_embeddings * config.head_dim * 4;
+    kernels::prefill::work_bytes(&shape(config), has_codes) + angles as u64
+}
+
 impl Card {
     /// Loads the part that `part` names; `has_own_head` says whether the head is not the embedding.
     pub(crate) fn load(
@@ -84,7 +96,7 @@ impl Card {
             head.clone()
         };
         let dtype = loader.dtype();
-        let notes = loader.finish()?;
+        let mut notes = loader.finish()?;
         let of_layer = |layer: &LayerWeights| {
             [&layer.qkv, &layer.o, &layer.gate_up, &layer.down]
                 .map(Matrix::bytes)
@@ -104,8 +116,17 @@ impl Card {
             [&angles.cos, &angles.sin],
         )?;
         decoder.prepare_prefill()?;
+        let sampler = match Sampler::new(&part.gpu.gpu, config.vocab_size) {
+            Ok(sampler) => Some(Mutex::new(sampler)),
+            Err(error @ kernels::Error::LargeVocabulary { .. }) => {
+                notes.push(format!("tokens are chosen on the cpu: {error}"));
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         Ok(Self {
             decoder: Mutex::new(decoder),
+            sampler,
             first_layer: first,
             num_layers: config.num_hidden_layers - first,
             has_embedding: part.has_embedding,
@@ -181,23 +202,71 @@ impl Card {
         Ok(decoder.logits_of(&hidden, 0..n)?)
     }
 
+    /// Runs `tokens`, where all of the model is here.
+    pub(crate) fn feed(&self, tokens: &[u32], cache: &mut CardCache) -> Result<()> {
+        prefill(&mut self.decoder(), tokens, cache).map(|_| ())
+    }
+
     /// The logits behind the last of `tokens`, where all of the model is here.
     pub(crate) fn prompt_logits(&self, tokens: &[u32], cache: &mut CardCache) -> Result<Vec<f32>> {
-        let start = cache.lens[0];
         if let &[token] = tokens {
             return self.step(&mut [(token, cache)]);
         }
-        cache.reserve(start + tokens.len())?;
         let mut decoder = self.decoder();
-        let mut last = None;
-        for (i, piece) in tokens.chunks(CHUNK).enumerate() {
-            cache.cache.len = start + i * CHUNK;
-            last = Some(decoder.prefill(piece, &mut cache.cache)?);
-        }
-        cache.lens.fill(start + tokens.len());
-        let last = last.ok_or(Error::EmptyPrompt)?;
+        let last = prefill(&mut decoder, tokens, cache)?.ok_or(Error::EmptyPrompt)?;
         let row = last.num_rows() - 1;
         Ok(decoder.logits_of(&last, row..row + 1)?)
+    }
+
+    /// Whether tokens can be chosen here.
+    pub(crate) fn can_choose(&self) -> bool {
+        self.sampler.is_some()
+    }
+
+    /// What has occurred in the sequence of the tokens `prompt` and `new`, and matters for choices.
+    pub(crate) fn history(
+        &self,
+        sampling: &Sampling,
+        tokens: [&[u32]; 2],
+    ) -> Result<Option<CardHistory>> {
+        let Sampling { logit_bias, suppress_tokens, .. } = sampling;
+        let matters = settings(sampling).needs_history()
+            || !logit_bias.is_empty()
+            || !suppress_tokens.is_empty();
+        if !matters {
+            return Ok(None);
+        }
+        let decoder = self.decoder();
+        let vocab_size = decoder.shape().vocab_size;
+        let history = History::new(decoder.gpu(), vocab_size, tokens, logit_bias, suppress_tokens)?;
+        Ok(Some(CardHistory(history)))
+    }
+
+    /// As [`Card::step`], and chooses the next token of each sequence; `None` where its logits are not finite.
+    pub(crate) fn step_choosing(
+        &self,
+        sequences: &mut [(u32, &mut CardCache)],
+        choosing: &mut [Choosing],
+    ) -> Result<Vec<Option<u32>>> {
+        let mut decoder = self.decoder();
+        start_step(&mut decoder, sequences)?;
+        let Some(sampler) = &self.sampler else { return Ok(vec![None; sequences.len()]) };
+        let mut rows: Vec<Row> = choosing
+            .iter_mut()
+            .map(|Choosing { sampling, draw, history }| Row {
+                settings: settings(sampling),
+                draw: *draw,
+                history: history.as_mut().map(|history| &mut history.0),
+            })
+            .collect();
+        let mut sampler = sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        let choices = sampler.choose(decoder.logits_on_card(), &mut rows, false)?;
+        Ok(choices.into_iter().map(|it| it.is_finite.then_some(it.token)).collect())
+    }
+
+    /// The logits of the last step's sequences.
+    pub(crate) fn last_logits(&self, num_sequences: usize) -> Result<Vec<f32>> {
+        Ok(self.decoder().logits(num_sequences)?)
     }
 
     /// Runs a row of hidden states of each sequence, (n, `hidden_size`), through all of the layers here, and
@@ -231,18 +300,51 @@ impl Card {
     pub(crate) fn step(&self, sequences: &mut [(u32, &mut CardCache)]) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
         for sequences in sequences.chunks_mut(MAX_BATCH) {
-            for (_, cache) in sequences.iter_mut() {
-                cache.reserve_for_step()?;
-            }
             let mut decoder = self.decoder();
-            let batch = sequences.iter_mut().map(|(token, cache)| (*token, &mut cache.cache));
-            decoder.step(&mut batch.collect::<Vec<_>>())?;
+            start_step(&mut decoder, sequences)?;
             logits.extend(decoder.logits(sequences.len())?);
-            for (_, cache) in sequences.iter_mut() {
-                cache.stepped();
-            }
         }
         Ok(logits)
+    }
+}
+
+/// Runs `tokens`, and returns the hidden states of the last of them.
+fn prefill(decoder: &mut Decoder, tokens: &[u32], cache: &mut CardCache) -> Result<Option<Hidden>> {
+    let start = cache.lens[0];
+    cache.reserve(start + tokens.len())?;
+    let mut last = None;
+    for (i, piece) in tokens.chunks(CHUNK).enumerate() {
+        cache.cache.len = start + i * CHUNK;
+        last = Some(decoder.prefill(piece, &mut cache.cache)?);
+    }
+    cache.lens.fill(start + tokens.len());
+    Ok(last)
+}
+
+/// Has the card run a token of each of up to [`MAX_BATCH`] sequences.
+fn start_step(decoder: &mut Decoder, sequences: &mut [(u32, &mut CardCache)]) -> Result<()> {
+    for (_, cache) in sequences.iter_mut() {
+        cache.reserve_for_step()?;
+    }
+    let batch = sequences.iter_mut().map(|(token, cache)| (*token, &mut cache.cache));
+    decoder.step(&mut batch.collect::<Vec<_>>())?;
+    for (_, cache) in sequences.iter_mut() {
+        cache.stepped();
+    }
+    Ok(())
+}
+
+/// `sampling` without the tokens that it names.
+fn settings(sampling: &Sampling) -> Settings {
+    Settings {
+        temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        typical_p: sampling.typical_p,
+        repetition_penalty: sampling.repetition_penalty,
+        presence_penalty: sampling.presence_penalty,
+        frequency_penalty: sampling.frequency_penalty,
     }
 }
 
@@ -251,6 +353,10 @@ fn tensor(hidden: &Hidden, n: usize) -> Result<Tensor> {
     let shape = (n, numbers.len() / n);
     Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
 }
+
+/// What has occurred in a sequence.
+#[derive(Debug)]
+pub(crate) struct CardHistory(History);
 
 impl CardCache {
     /// How many positions each layer holds.

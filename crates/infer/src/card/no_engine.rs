@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::Choosing;
 use crate::config::DecoderConfig;
 use crate::device::CardPart;
 use crate::error::{Error, Result};
 use crate::progress::Watch;
+use crate::sampling::Sampling;
 use crate::source::WeightSource;
 
 /// A part of a model on a GPU.
@@ -17,6 +19,15 @@ pub(crate) enum Card {}
 /// The keys and values of a sequence there.
 #[derive(Debug)]
 pub(crate) enum CardCache {}
+
+/// What has occurred in a sequence.
+#[derive(Debug)]
+pub(crate) enum CardHistory {}
+
+/// What kernels of our own take beside weights and caches.
+pub(crate) fn work_bytes(_: &DecoderConfig, _: bool) -> u64 {
+    0
+}
 
 /// Why kernels of our own do not have a model.
 pub(crate) fn unsupported(_: &DecoderConfig) -> Option<String> {
@@ -72,6 +83,30 @@ impl Card {
     }
 
     pub(crate) fn prompt_logits(&self, _: &[u32], _: &mut CardCache) -> Result<Vec<f32>> {
+        match *self {}
+    }
+
+    pub(crate) fn feed(&self, _: &[u32], _: &mut CardCache) -> Result<()> {
+        match *self {}
+    }
+
+    pub(crate) fn can_choose(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn history(&self, _: &Sampling, _: [&[u32]; 2]) -> Result<Option<CardHistory>> {
+        match *self {}
+    }
+
+    pub(crate) fn step_choosing(
+        &self,
+        _: &mut [(u32, &mut CardCache)],
+        _: &mut [Choosing],
+    ) -> Result<Vec<Option<u32>>> {
+        match *self {}
+    }
+
+    pub(crate) fn last_logits(&self, _: usize) -> Result<Vec<f32>> {
         match *self {}
     }
 
