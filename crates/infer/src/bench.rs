@@ -5,8 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::anatomy::{self, EMBEDDING, HEAD};
 use crate::cache::{self, KvCache};
 use crate::config::DecoderConfig;
+use crate::device::{Meter, Target};
 use crate::error::{Error, Result};
 use crate::footprint::Footprint;
 use crate::model::{Model, Sequence};
@@ -102,6 +104,10 @@ pub struct Row {
     pub time: Duration,
     /// The bytes that its steps had to read at least; `None` for prompts, which are bound by arithmetic.
     pub read_bytes: Option<u64>,
+    /// The operations of a prompt, two a multiplication and addition; `None` for steps.
+    pub flops: Option<f64>,
+    /// The energy of the device, in J, where it is known.
+    pub joules: Option<f64>,
 }
 
 impl Row {
@@ -117,6 +123,18 @@ impl Row {
         let read = self.read_bytes? as f64;
         Some(read / bytes_per_second / self.time.as_secs_f64())
     }
+
+    /// Operations a second.
+    #[must_use]
+    pub fn flops_per_second(&self) -> Option<f64> {
+        Some(self.flops? / self.time.as_secs_f64())
+    }
+
+    /// The energy of a token of a sequence, in J.
+    #[must_use]
+    pub fn joules_per_token(&self) -> Option<f64> {
+        Some(self.joules? / (self.num_tokens * self.batch) as f64)
+    }
 }
 
 /// What was measured.
@@ -126,15 +144,22 @@ pub struct Measured {
     pub rows: Vec<Row>,
     /// Whether the logits behind prompts were finite, as those of a sound model are.
     pub is_finite: bool,
+    /// The bytes that were in use on the device at most ([`Target::used_bytes`]), where they are known.
+    pub peak_bytes: Option<u64>,
 }
 
-/// Measures `model`, whose memory is `footprint`; lengths that it has no positions for are cut.
+/// Measures `model`, which runs on `target` and takes `footprint` there; lengths that it has no positions for
+/// are cut.
 pub fn bench(
     model: &Model,
     footprint: &Footprint,
     settings: &Settings,
+    target: &Target,
     watch: &Watch,
 ) -> Result<Measured> {
+    let meter = target.meter();
+    let meter = meter.as_ref();
+    let mut peak_bytes = None;
     let positions = model.config().max_position_embeddings;
     settings.check(positions)?;
     let prompts = at_most(&settings.prompts, positions);
@@ -147,32 +172,40 @@ pub fn bench(
     let (_, mut is_finite) = filled(model, 1, 0, watch)?;
     let mut rows = Vec::new();
     for n in prompts {
-        let time = median(settings.repeats, || {
+        let mut told = settings.repeats;
+        let (time, joules) = measured(settings.repeats, meter, || {
             let begin = Instant::now();
             let (_, finite) = filled(model, n, 0, watch)?;
             let time = begin.elapsed();
             is_finite &= finite;
-            watch.done(n as u64);
+            // Those that are repeated for the meter are not in the total.
+            watch.done(if told > 0 { n as u64 } else { 0 });
+            told = told.saturating_sub(1);
             Ok(time)
         })?;
-        let read_bytes = None;
+        peak_bytes = peak_bytes.max(target.used_bytes());
         rows.push(Row {
             what: What::Prefill,
             num_tokens: n,
             context: 0,
             batch: 1,
             time,
-            read_bytes,
+            read_bytes: None,
+            flops: Some(flops(model.config(), n)),
+            joules,
         });
     }
     for (context, batch) in decodings {
         let (cache, finite) = filled(model, context, settings.num_steps, watch)?;
         is_finite &= finite;
-        let time = median(settings.repeats, || {
+        let mut told = settings.repeats;
+        let (time, joules) = measured(settings.repeats, meter, || {
             let time = decode(model, &cache, batch, settings.num_steps, watch)?;
-            watch.done((batch * settings.num_steps) as u64);
+            watch.done(if told > 0 { (batch * settings.num_steps) as u64 } else { 0 });
+            told = told.saturating_sub(1);
             Ok(time)
         })?;
+        peak_bytes = peak_bytes.max(target.used_bytes());
         let config = model.config();
         let cached = (1..=settings.num_steps)
             .map(|step| footprint.position_bytes * positions_read(config, context + step) as u64);
@@ -184,9 +217,26 @@ pub fn bench(
             batch,
             time,
             read_bytes: Some(weights + batch as u64 * cached.sum::<u64>()),
+            flops: None,
+            joules,
         });
     }
-    Ok(Measured { rows, is_finite })
+    Ok(Measured { rows, is_finite, peak_bytes })
+}
+
+/// The operations of a prompt of `n` tokens, as far as the logits behind the last of them: two for each number
+/// of the layers' matrices a token, and for each element of a head, key and value that a query sees four.
+fn flops(config: &DecoderConfig, n: usize) -> f64 {
+    let numbers = |is_wanted: &dyn Fn(&str) -> bool| -> usize {
+        let matrices = anatomy::expected(config).into_iter();
+        let matrices = matrices.filter(|tensor| tensor.shape.len() == 2 && is_wanted(&tensor.name));
+        matrices.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    };
+    let layers = 2 * n * numbers(&|name| name != EMBEDDING && name != HEAD);
+    let head = 2 * config.vocab_size * config.hidden_size;
+    let seen: usize = (1..=n).map(|n| positions_read(config, n)).sum();
+    let attention = 4 * seen * config.num_attention_heads * config.head_dim;
+    (layers + head + attention) as f64
 }
 
 /// The positions whose keys and values the last of `n` tokens sees, of all layers together.
@@ -245,8 +295,56 @@ fn token(model: &Model, i: usize) -> u32 {
     ((i * 7919 + 13) % model.config().vocab_size) as u32
 }
 
-fn median(n: usize, mut measure: impl FnMut() -> Result<Duration>) -> Result<Duration> {
+/// The median of `n` times that `measure` takes, and the energy of one of them, for which it is repeated until the
+/// meter has moved on.
+fn measured(
+    n: usize,
+    meter: Option<&Meter>,
+    mut measure: impl FnMut() -> Result<Duration>,
+) -> Result<(Duration, Option<f64>)> {
+    /// A meter moves on every 20 to 100 ms.
+    const LEAST: Duration = Duration::from_secs(1);
+    let joules = || meter.and_then(Meter::joules);
+    let (begin, before) = (Instant::now(), joules());
     let mut times = (0..n.max(1)).map(|_| measure()).collect::<Result<Vec<_>>>()?;
+    let mut num_runs = times.len();
+    while before.is_some() && begin.elapsed() < LEAST {
+        measure()?;
+        num_runs += 1;
+    }
+    let energy = joules().zip(before).map(|(after, before)| (after - before) / num_runs as f64);
     times.sort_unstable();
-    Ok(times[times.len() / 2])
+    Ok((times[times.len() / 2], energy))
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::json::Object;
+
+    use super::*;
+
+    #[test]
+    fn a_prompts_operations_are_those_of_its_products() {
+        let config = r#"{ "model_type": "mistral", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+            "max_position_embeddings": 64, "sliding_window": 3 }"#;
+        let config = Object::parse(config).unwrap();
+        let config = DecoderConfig::read(&config, std::path::Path::new("config.json")).unwrap();
+        let layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96;
+        // Of five queries those see 1, 2, 3, 3 and 3 keys.
+        let attention = 4 * 2 * (1 + 2 + 3 + 3 + 3) * 64;
+        let expected = 2 * 5 * 2 * layer + 2 * 100 * 64 + attention;
+        assert!((flops(&config, 5) - f64::from(expected)).abs() < 0.5);
+    }
+
+    #[test]
+    fn without_a_meter_nothing_is_repeated() {
+        let mut num_runs = 0_u32;
+        let (time, joules) = measured(3, None, || {
+            num_runs += 1;
+            Ok(Duration::from_millis(10 * u64::from(num_runs)))
+        })
+        .unwrap();
+        assert_eq!((time, joules, num_runs), (Duration::from_millis(20), None, 3));
+    }
 }

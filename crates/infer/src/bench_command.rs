@@ -3,12 +3,16 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use candle_core::DType;
 use infer::bench::{self, Measured, Row, Settings};
+use infer::device::Target;
+use infer::error::gib;
 use infer::footprint::Footprint;
 use infer::open::{Opened, Wanted};
-use infer::{Model, Result, bandwidth};
+use infer::{Model, Result, limits};
 use serde_json::{Value, json};
 
+use crate::bench_peer::{Peer, Request};
 use crate::chosen;
 use crate::cli::BenchArgs;
 use crate::terminal::{Terminal, print};
@@ -18,6 +22,21 @@ struct Loaded {
     model: Model,
     footprint: Footprint,
     time: Duration,
+}
+
+impl Loaded {
+    fn summary(self) -> Summary {
+        let (step_bytes, weight_bytes) = (self.model.step_bytes(), self.footprint.weight_bytes());
+        Summary { step_bytes, weight_bytes, time: self.time }
+    }
+}
+
+/// What the device could do.
+struct Limits {
+    /// The device, by its name and what else it is called.
+    device: String,
+    read_bytes_per_second: Option<f64>,
+    flops_per_second: Option<f64>,
 }
 
 pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
@@ -32,22 +51,68 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     };
     settings.check(opened.config.max_position_embeddings)?;
     let progress = terminal.progress(args.run.quiet);
-    // Before the model takes its memory.
     let target = opened.target(args.run.placing())?.target;
-    let bandwidth = bandwidth::read_bytes_per_second(&target, &progress.watch())?;
+    let dtype = opened.arithmetic(args.run.placing())?;
+    // Before the model takes its memory.
+    let limits = Limits {
+        device: device(&target),
+        read_bytes_per_second: limits::read_bytes_per_second(&target, &progress.watch())?,
+        flops_per_second: limits::flops_per_second(&target, dtype)?,
+    };
     let loaded = load(args, &settings, &opened, terminal)?;
-    let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &progress.watch());
+    let watch = progress.watch();
+    let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &target, &watch);
     terminal.clear();
     let measured = measured?;
     if !measured.is_finite {
         let note = "the logits are not finite: `infer logits` names what makes such numbers";
         chosen::told(&args.run, &[note.to_owned()]);
     }
-    if args.json {
-        print(&format!("{:#}\n", to_json(args, &loaded, bandwidth, &measured)))
-    } else {
-        print(&text(args, &loaded, bandwidth, &measured.rows))
+    // The model goes: its memory is the peer's now.
+    let loaded = loaded.summary();
+    let peer = args.compare.then(|| {
+        let request = Request {
+            config: &opened.config_json()?,
+            device: &target.name(),
+            dtype: torch_name(dtype),
+            rows: &measured.rows,
+            repeats: args.repeats,
+        };
+        request.run(&watch)
+    });
+    let all = Report { args, loaded, limits, measured, peer: peer.transpose()? };
+    if args.json { print(&format!("{:#}\n", all.to_json())) } else { print(&all.text()) }
+}
+
+/// What a user knows a device by.
+fn device(target: &Target) -> String {
+    let card = target.meter().and_then(|meter| meter.card());
+    card.map_or_else(|| target.name(), |card| format!("{}, {card}", target.name()))
+}
+
+/// What PyTorch calls a type.
+fn torch_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => "bfloat16",
+        DType::F16 => "float16",
+        _ => "float32",
     }
+}
+
+/// What is left of a model when it is gone.
+struct Summary {
+    step_bytes: u64,
+    weight_bytes: u64,
+    time: Duration,
+}
+
+/// All that is told.
+struct Report<'a> {
+    args: &'a BenchArgs,
+    loaded: Summary,
+    limits: Limits,
+    measured: Measured,
+    peer: Option<Peer>,
 }
 
 fn load(
@@ -63,74 +128,149 @@ fn load(
     Ok(Loaded { model, footprint, time: begin.elapsed() })
 }
 
-fn text(args: &BenchArgs, loaded: &Loaded, bandwidth: Option<f64>, rows: &[Row]) -> String {
-    let gigabytes = |bytes: f64| bytes / 1e9;
-    let mut text = String::new();
-    let step = gigabytes(loaded.model.step_bytes() as f64);
-    if let Some(bandwidth) = bandwidth {
-        let _ = writeln!(
-            text,
-            "memory reads {:.1} GB/s; a token reads {step:.3} GB of weights: at most {:.1} tokens/s",
-            gigabytes(bandwidth),
-            bandwidth / loaded.model.step_bytes() as f64
-        );
+impl Report<'_> {
+    fn text(&self) -> String {
+        let gigabytes = |bytes: f64| bytes / 1e9;
+        let Self { args, loaded, limits, measured, .. } = self;
+        let mut text = format!("{}\n", limits.device);
+        let step = gigabytes(loaded.step_bytes as f64);
+        if let Some(bandwidth) = limits.read_bytes_per_second {
+            let _ = writeln!(
+                text,
+                "memory reads {:.1} GB/s; a token reads {step:.3} GB of weights: at most {:.1} tokens/s",
+                gigabytes(bandwidth),
+                bandwidth / loaded.step_bytes as f64
+            );
+        }
+        if let Some(flops) = limits.flops_per_second {
+            let _ = writeln!(text, "a product of matrices has {:.0} TFLOP/s", flops / 1e12);
+        }
+        let seconds = loaded.time.as_secs_f64();
+        if args.random_weights {
+            let _ = writeln!(text, "random weights, made in {seconds:.2} s");
+        } else {
+            let rate = gigabytes(loaded.weight_bytes as f64) / seconds;
+            let _ = writeln!(text, "load {seconds:.2} s ({rate:.2} GB/s)");
+        }
+        if let Some(bytes) = measured.peak_bytes {
+            let _ = writeln!(text, "memory in use at most {}", gib(bytes));
+        }
+        if let Some(peer) = &self.peer {
+            let _ = writeln!(text, "beside {}, random weights", peer.name);
+        }
+        let titles = ["", "tokens", "context", "batch", "tokens/s"].map(str::to_owned);
+        let columns = self.columns();
+        let titles = titles.into_iter().chain(columns.iter().map(|column| column.title.to_owned()));
+        let mut lines = vec![titles.collect::<Vec<_>>()];
+        for (number, row) in measured.rows.iter().enumerate() {
+            let mut line = vec![
+                row.what.word().to_owned(),
+                row.num_tokens.to_string(),
+                row.context.to_string(),
+                row.batch.to_string(),
+                format!("{:.1}", row.tokens_per_second()),
+            ];
+            line.extend(
+                columns
+                    .iter()
+                    .map(|column| column.cells[number].clone().unwrap_or_else(|| "-".to_owned())),
+            );
+            lines.push(line);
+        }
+        table(&mut text, &lines);
+        text
     }
-    let seconds = loaded.time.as_secs_f64();
-    if args.random_weights {
-        let _ = writeln!(text, "random weights, made in {seconds:.2} s");
-    } else {
-        let rate = gigabytes(loaded.footprint.weight_bytes() as f64) / seconds;
-        let _ = writeln!(text, "load {seconds:.2} s ({rate:.2} GB/s)");
+
+    /// What there is beside tokens a second, where any row has it.
+    fn columns(&self) -> Vec<Column> {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let rows = &self.measured.rows;
+        let column = |title, cell: &dyn Fn(usize, &Row) -> Option<String>| {
+            let cells = rows.iter().enumerate().map(|(number, row)| cell(number, row)).collect();
+            Column { title, cells }
+        };
+        let peer = |number: usize| self.peer.as_ref().map(|peer| peer.seconds[number]);
+        let columns = [
+            column("of memory", &|_, row| self.of_memory(row).map(percent)),
+            column("TFLOP/s", &|_, row| {
+                let flops =
+                    row.flops_per_second().filter(|_| self.limits.flops_per_second.is_some());
+                Some(format!("{:.0}", flops? / 1e12))
+            }),
+            column("of product", &|_, row| self.of_product(row).map(percent)),
+            column("J/token", &|_, row| Some(format!("{:.3}", row.joules_per_token()?))),
+            column("transformers", &|number, row| {
+                Some(format!("{:.1}", (row.num_tokens * row.batch) as f64 / peer(number)?))
+            }),
+            column("times", &|number, row| {
+                Some(format!("{:.2}", peer(number)? / row.time.as_secs_f64()))
+            }),
+        ];
+        columns.into_iter().filter(|column| column.cells.iter().any(Option::is_some)).collect()
     }
-    let _ = writeln!(
-        text,
-        "{:<8} {:>7} {:>8} {:>6} {:>10} {:>11}",
-        "", "tokens", "context", "batch", "tokens/s", "of memory"
-    );
-    for row in rows {
-        let fraction = bandwidth.and_then(|bandwidth| row.read_bandwidth_fraction(bandwidth));
-        let fraction = fraction
-            .map_or_else(|| "-".to_owned(), |fraction| format!("{:.1} %", 100.0 * fraction));
-        let _ = writeln!(
-            text,
-            "{:<8} {:>7} {:>8} {:>6} {:>10.1} {fraction:>11}",
-            row.what.word(),
-            row.num_tokens,
-            row.context,
-            row.batch,
-            row.tokens_per_second()
-        );
+
+    fn of_memory(&self, row: &Row) -> Option<f64> {
+        row.read_bandwidth_fraction(self.limits.read_bytes_per_second?)
     }
-    text
+
+    fn of_product(&self, row: &Row) -> Option<f64> {
+        Some(row.flops_per_second()? / self.limits.flops_per_second?)
+    }
+
+    fn to_json(&self) -> Value {
+        let Self { args, loaded, limits, measured, peer } = self;
+        let row = |(number, row): (usize, &Row)| {
+            json!({
+                "what": row.what.word(),
+                "num_tokens": row.num_tokens,
+                "context": row.context,
+                "batch": row.batch,
+                "seconds": row.time.as_secs_f64(),
+                "tokens_per_second": row.tokens_per_second(),
+                "read_bandwidth_fraction": self.of_memory(row),
+                "flops_per_second": row.flops_per_second(),
+                "product_fraction": self.of_product(row),
+                "joules_per_token": row.joules_per_token(),
+                "transformers_seconds": peer.as_ref().map(|peer| peer.seconds[number]),
+            })
+        };
+        json!({
+            "model": args.model,
+            "random_weights": args.random_weights,
+            "device": limits.device,
+            "num_threads": rayon::current_num_threads(),
+            "read_bytes_per_second": limits.read_bytes_per_second,
+            "flops_per_second": limits.flops_per_second,
+            "weight_bytes": loaded.weight_bytes,
+            "step_bytes": loaded.step_bytes,
+            "peak_bytes": measured.peak_bytes,
+            "load_seconds": loaded.time.as_secs_f64(),
+            "is_finite": measured.is_finite,
+            "peer": peer.as_ref().map(|peer| &peer.name),
+            "rows": measured.rows.iter().enumerate().map(row).collect::<Vec<_>>(),
+        })
+    }
 }
 
-fn to_json(
-    args: &BenchArgs,
-    loaded: &Loaded,
-    bandwidth: Option<f64>,
-    measured: &Measured,
-) -> Value {
-    let row = |row: &Row| {
-        json!({
-            "what": row.what.word(),
-            "num_tokens": row.num_tokens,
-            "context": row.context,
-            "batch": row.batch,
-            "seconds": row.time.as_secs_f64(),
-            "tokens_per_second": row.tokens_per_second(),
-            "read_bandwidth_fraction":
-                bandwidth.and_then(|bandwidth| row.read_bandwidth_fraction(bandwidth)),
-        })
-    };
-    json!({
-        "model": args.model,
-        "random_weights": args.random_weights,
-        "num_threads": rayon::current_num_threads(),
-        "read_bytes_per_second": bandwidth,
-        "weight_bytes": loaded.footprint.weight_bytes(),
-        "step_bytes": loaded.model.step_bytes(),
-        "load_seconds": loaded.time.as_secs_f64(),
-        "is_finite": measured.is_finite,
-        "rows": measured.rows.iter().map(row).collect::<Vec<_>>(),
-    })
+/// A column of a table, a cell a row.
+struct Column {
+    title: &'static str,
+    cells: Vec<Option<String>>,
+}
+
+/// Lines of cells, each column as wide as its widest; the first is words, the others are numbers.
+fn table(text: &mut String, lines: &[Vec<String>]) {
+    let num_columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..num_columns).map(width).collect();
+    for line in lines {
+        let mut cells = line.iter().zip(&widths);
+        if let Some((word, width)) = cells.next() {
+            let _ = write!(text, "{word:<width$}");
+        }
+        for (cell, width) in cells {
+            let _ = write!(text, "  {cell:>width$}");
+        }
+        text.push('\n');
+    }
 }

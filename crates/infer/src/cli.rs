@@ -309,6 +309,10 @@ pub(crate) struct BenchArgs {
     /// How often each is measured; the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) repeats: usize,
+    /// Time transformers as well, with random weights of the same geometry on the same device, if python3 has
+    /// it
+    #[arg(long)]
+    pub(crate) compare: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Print one JSON object

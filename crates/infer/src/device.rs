@@ -59,6 +59,26 @@ impl Target {
         }
     }
 
+    /// The bytes of memory that are in use: on a GPU now, by whatever program; of the processor's what this one
+    /// had at most so far. `None` where they are not known.
+    #[must_use]
+    pub fn used_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Candle(Device::Cpu) => memory::peak_bytes(),
+            Self::Candle(_) => None,
+            Self::Card(gpu) => gpu.used_bytes(),
+        }
+    }
+
+    /// What tells of the energy that it takes, where that is known.
+    #[must_use]
+    pub fn meter(&self) -> Option<Meter> {
+        match self {
+            Self::Candle(_) => None,
+            Self::Card(gpu) => gpu.meter(),
+        }
+    }
+
     /// The type that arithmetic has if nothing else is asked for: on a GPU what is stored, where that is of
     /// 16 bits and the card computes with it, and f16 for bf16 where it does not; on the processor f32.
     /// Kernels of our own have no f32: they get f16 for it.
@@ -274,7 +294,7 @@ mod card;
 #[cfg(not(feature = "cuda"))]
 #[path = "device/no_card.rs"]
 mod card;
-pub use card::Gpu;
+pub use card::{Gpu, Meter};
 
 #[cfg(feature = "candle-cuda")]
 mod cuda;

@@ -392,6 +392,13 @@ pub enum Error {
         reason: Option<String>,
     },
 
+    /// transformers was to be timed, and was not.
+    #[error("transformers is not timed: {reason}")]
+    Peer {
+        /// Why.
+        reason: String,
+    },
+
     /// A GPU failed.
     #[cfg(feature = "cuda")]
     #[error("the GPU failed: {0}")]

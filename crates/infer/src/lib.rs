@@ -21,13 +21,12 @@
 //! - [`sampling`], [`generation_config`], [`generate`](mod@generate), [`session`]: new tokens
 //! - [`windows`], [`score`](mod@score): how well a text is predicted
 //! - [`compare`](mod@compare), [`reference_logits`]: how far a model is from another
-//! - [`bandwidth`], [`bench`](mod@bench): how fast it runs
+//! - [`limits`], [`bench`](mod@bench): how fast it could run, and how fast it does
 //! - `stand_in`, [`open`], `side_files`, [`load`]: a model by its name; what stands beside its weights; what these
 //!   take, where they go, and loading them
 
 pub mod anatomy;
 mod attention;
-pub mod bandwidth;
 pub mod bench;
 pub mod cache;
 mod card;
@@ -51,6 +50,7 @@ mod instructions;
 pub mod jinja;
 mod keys;
 mod layer;
+pub mod limits;
 pub mod load;
 mod many_rows;
 mod mapped;

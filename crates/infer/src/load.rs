@@ -185,6 +185,11 @@ impl Opened {
         Footprint { quantised_bytes, ..footprint(self.storage(arithmetic)) }
     }
 
+    /// The type of the arithmetic where it runs.
+    pub fn arithmetic(&self, placing: Placing) -> Result<DType> {
+        Ok(self.dtype(placing.arithmetic, &self.target(placing)?.target))
+    }
+
     /// What becomes of matrices as they are loaded.
     fn storage(&self, arithmetic: Arithmetic) -> Storage {
         self.quantize.map_or(arithmetic.storage(), Storage::Quantize)

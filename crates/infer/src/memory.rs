@@ -24,9 +24,20 @@ pub fn free_bytes() -> Option<u64> {
     }
 }
 
-/// `MemAvailable` of `/proc/meminfo`, which counts in KiB.
+/// The bytes of memory that this process had at most so far; `None` where nobody says.
+#[must_use]
+pub fn peak_bytes() -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// `MemAvailable` of `/proc/meminfo`.
 fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    field(meminfo, "MemAvailable:")
+}
+
+/// What of a file in `/proc` is called `name`, which is counted in KiB there.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 

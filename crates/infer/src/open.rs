@@ -161,6 +161,14 @@ impl Opened {
         }
     }
 
+    /// Its `config.json`, or the one that a build would write.
+    pub fn config_json(&self) -> Result<String> {
+        Ok(match self.blueprint() {
+            Some(blueprint) => blueprint.config()?.config.to_string(),
+            None => self.donor().config().to_string(),
+        })
+    }
+
     /// Where it lies; of a plan, the model that gives the embeddings.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -17,6 +17,18 @@ impl Gpu {
         Err(crate::Error::NotBuiltFor { device: self.name(), feature: "cuda" })
     }
 
+    pub(crate) fn flops_per_second(&self, _: bool) -> Result<f64, crate::Error> {
+        Err(crate::Error::NotBuiltFor { device: self.name(), feature: "cuda" })
+    }
+
+    pub(super) fn used_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn meter(&self) -> Option<Meter> {
+        None
+    }
+
     pub(super) fn name(&self) -> String {
         "cuda".to_owned()
     }
@@ -27,5 +39,23 @@ impl Gpu {
 
     pub(super) fn has_bf16(&self) -> bool {
         false
+    }
+}
+
+/// What tells of a GPU; there is never one.
+#[derive(Debug)]
+pub enum Meter {}
+
+impl Meter {
+    /// The energy since some time in the past, in J.
+    #[must_use]
+    pub fn joules(&self) -> Option<f64> {
+        match *self {}
+    }
+
+    /// The card's name and its driver's version.
+    #[must_use]
+    pub fn card(&self) -> Option<String> {
+        match *self {}
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use testkit::{Dtype, Family, TinyModel, raw, weights};
 
-use crate::infer::{Said, data, infer, tiny};
+use crate::infer::{Said, data, infer, program, said, tiny};
 
 fn tiny_model(family: Family) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -343,4 +343,70 @@ fn layers_for_a_gpu_that_is_not_used_are_a_note() {
         assert_eq!(run(&["--gpu-layers", "0"]), "");
         assert_eq!(run(&["--gpu-layers", "auto"]), "");
     }
+}
+
+/// A `python3` in place of the real one, and the `PATH` that finds it first.
+#[cfg(unix)]
+fn python(dir: &Path, script: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let file = dir.join("python3");
+    std::fs::write(&file, script).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_bench_stands_beside_transformers_if_python_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = tiny();
+    let args = [
+        "bench",
+        &tiny,
+        "--prompts",
+        "8",
+        "--contexts",
+        "4",
+        "--batches",
+        "1",
+        "--steps",
+        "2",
+        "--repeats",
+        "1",
+        "--compare",
+        "--layers",
+        "dus(8)",
+        "--device",
+        "cpu",
+    ];
+    let bench = |path: &str, more: &[&str]| {
+        let output = program().args(args).args(more).env("PATH", path).output().unwrap();
+        said(&output)
+    };
+    // It keeps what it was asked, and answers.
+    let answer = r#"{"transformers": "5", "torch": "2", "rows": [{"seconds": 4}, {"seconds": 8}]}"#;
+    let asked = dir.path().join("asked.json");
+    let path =
+        python(dir.path(), &format!("#!/bin/sh\ncat > '{}'\necho '{answer}'\n", asked.display()));
+    let object = bench(&path, &["--json"]).done().json();
+    assert_eq!(object["peer"], "transformers 5, PyTorch 2");
+    assert_eq!(object["rows"][0]["transformers_seconds"], 4.0);
+    assert_eq!(object["rows"][1]["transformers_seconds"], 8.0);
+    let asked: Value = serde_json::from_str(&std::fs::read_to_string(asked).unwrap()).unwrap();
+    assert_eq!(asked["config"]["num_hidden_layers"], 48);
+    assert_eq!((&asked["device"], &asked["dtype"]), (&json!("cpu"), &json!("float32")));
+    let decode = json!({ "what": "decode", "num_tokens": 2, "context": 4, "batch": 1 });
+    assert_eq!(asked["rows"][1], decode);
+    let lines = bench(&path, &[]).done().stdout;
+    assert!(lines.contains("beside transformers 5, PyTorch 2, random weights"), "{lines}");
+    // Eight tokens in four seconds, two in eight.
+    let ends: Vec<&str> = lines.lines().rev().take(2).collect();
+    assert!(ends[1].contains(" 2.0 ") && ends[0].contains(" 0.2 "), "{lines}");
+
+    let lacks =
+        "#!/bin/sh\necho \"python3 has no transformers: No module named 'torch'\" >&2\nexit 1\n";
+    bench(&python(dir.path(), lacks), &[])
+        .refused(&["transformers is not timed: python3 has no transformers: No module named"]);
+    bench(dir.path().join("nothing").to_str().unwrap(), &[])
+        .refused(&["transformers is not timed: python3: "]);
 }

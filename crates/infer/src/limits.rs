@@ -1,8 +1,8 @@
-//! How fast a device reads its own memory: what decoding can reach at best.
+//! How fast a device reads its own memory, and multiplies: what decoding and prompts can reach at best.
 
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use rayon::prelude::*;
 
 use crate::device::Target;
@@ -25,6 +25,15 @@ pub fn read_bytes_per_second(target: &Target, watch: &Watch) -> Result<Option<f6
         Target::Candle(Device::Cpu) => of_cpu(watch).map(Some),
         Target::Candle(_) => Ok(None),
         Target::Card(gpu) => Ok(Some(gpu.read_bytes_per_second()?)),
+    }
+}
+
+/// The operations a second that a large product of matrices of 16 bits comes to on `target`, of the type `dtype`;
+/// `None` where that is not measured.
+pub fn flops_per_second(target: &Target, dtype: DType) -> Result<Option<f64>> {
+    match target {
+        Target::Candle(_) => Ok(None),
+        Target::Card(gpu) => Ok(Some(gpu.flops_per_second(dtype == DType::BF16)?)),
     }
 }
 
