@@ -9,7 +9,7 @@ use infer::device::Target;
 use infer::error::gib;
 use infer::footprint::Footprint;
 use infer::open::{Opened, Wanted};
-use infer::{Model, Result, limits};
+use infer::{Model, Result, limits, memory};
 use serde_json::{Value, json};
 
 use crate::bench_peer::{Peer, Request};
@@ -59,6 +59,7 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
         read_bytes_per_second: limits::read_bytes_per_second(&target, &progress.watch())?,
         flops_per_second: limits::flops_per_second(&target, dtype)?,
     };
+    memory::forget_peak();
     let loaded = load(args, &settings, &opened, terminal)?;
     let watch = progress.watch();
     let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &target, &watch);

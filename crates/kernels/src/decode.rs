@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::forms::{Form, Matrix};
 use crate::gpu::{Buffer, Gpu, Kernel, Launch, Module, Plain};
-use crate::prefill::Prefill;
+use crate::prefill::{Hidden, Prefill};
 
 static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
 
@@ -243,6 +243,29 @@ struct Params {
 const _: () = assert!(size_of::<RawLayer>() == 136 && size_of::<RawSequence>() == 24);
 const _: () = assert!(offset_of!(Params, eps) == 136 && size_of::<Params>() == 208);
 
+/// The kernel that takes a step in one launch.
+#[derive(Debug)]
+struct Whole {
+    module: Module,
+    kernel: Kernel,
+    /// What a block may have of shared memory.
+    shared_bytes: usize,
+}
+
+impl Whole {
+    /// `None` where the card is from before Hopper.
+    fn new(gpu: &Arc<Gpu>, shape: &Shape, element: Element) -> Result<Option<Self>> {
+        let module = match gpu.module(FATBIN) {
+            Err(Error::NoKernelForCard { .. }) => return Ok(None),
+            module => module?,
+        };
+        let lanes = (shape.head_dim / 8).next_power_of_two();
+        let kernel = module.kernel(&format!("decode_{}_{lanes}", element.name()))?;
+        let shared_bytes = module.allow_shared(kernel)?;
+        Ok(Some(Self { module, kernel, shared_bytes }))
+    }
+}
+
 /// A decoder on a card.
 #[derive(Debug)]
 pub struct Decoder {
@@ -252,10 +275,8 @@ pub struct Decoder {
     pub(crate) weights: Weights,
     /// What prompts need, from the first one on.
     pub(crate) prefill: Option<Prefill>,
-    module: Module,
-    kernel: Kernel,
-    /// What a block may have of shared memory.
-    shared_bytes: usize,
+    /// What takes a step in one launch, on cards that have what it needs.
+    whole: Option<Whole>,
     layers: Buffer,
     pub(crate) angles: [Buffer; 2],
     pub(crate) sequences: Buffer,
@@ -281,11 +302,7 @@ impl Decoder {
         weights: Weights,
         [cos, sin]: [&[f32]; 2],
     ) -> Result<Self> {
-        let module = gpu.module(FATBIN)?;
-        let lanes = (shape.head_dim / 8).next_power_of_two();
-        let kernel = module.kernel(&format!("decode_{}_{lanes}", element.name()))?;
-        let shared_bytes = module.allow_shared(kernel)?;
-
+        let whole = Whole::new(gpu, &shape, element)?;
         let raw: Vec<RawLayer> = weights.layers.iter().map(raw_layer).collect();
         let has_q4_k = weights.matrices().any(|matrix| matrix.form == Form::Q4K);
         let stage_bytes = TILE * if has_q4_k { 1216 } else { 1088 };
@@ -311,9 +328,7 @@ impl Decoder {
             element,
             weights,
             prefill: None,
-            module,
-            kernel,
-            shared_bytes,
+            whole,
             stage_bytes,
         })
     }
@@ -335,8 +350,17 @@ impl Decoder {
         Cache::new(&self.gpu, &self.shape, self.weights.layers.len(), capacity)
     }
 
+    /// Whether a step is one launch: else it goes layer by layer and sequence by sequence, as prompts do.
+    #[must_use]
+    pub fn is_one_launch(&self) -> bool {
+        self.whole.is_some()
+    }
+
     /// Runs a token of each sequence, whose caches must have room, and leaves their logits on the card.
     pub fn step(&mut self, sequences: &mut [(u32, &mut Cache)]) -> Result<()> {
+        if self.whole.is_none() {
+            return self.step_as_prompts(sequences, None);
+        }
         self.write_sequences(sequences)?;
         self.run(sequences, true)
     }
@@ -346,11 +370,34 @@ impl Decoder {
     pub fn step_from(&mut self, hidden: &[f32], caches: &mut [&mut Cache]) -> Result<()> {
         let (numbers, wanted) = (hidden.len(), caches.len() * self.shape.hidden_size);
         assert_eq!(numbers, wanted, "rows of another width");
-        self.x.write(0, hidden)?;
         let mut sequences: Vec<(u32, &mut Cache)> =
             caches.iter_mut().map(|cache| (0, &mut **cache)).collect();
+        if self.whole.is_none() {
+            return self.step_as_prompts(&mut sequences, Some(hidden));
+        }
+        self.x.write(0, hidden)?;
         self.write_sequences(&mut sequences)?;
         self.run(&mut sequences, false)
+    }
+
+    /// A step where it is not one launch, from `hidden` or from the tokens' embeddings.
+    fn step_as_prompts(
+        &mut self,
+        sequences: &mut [(u32, &mut Cache)],
+        hidden: Option<&[f32]>,
+    ) -> Result<()> {
+        let (width, vocab_size) = (self.shape.hidden_size, self.shape.vocab_size);
+        for (row, (token, cache)) in sequences.iter_mut().enumerate() {
+            let hidden = match hidden {
+                Some(rows) => Hidden::from_slice(&self.gpu, &rows[row * width..][..width], width)?,
+                None => self.embed(&[*token])?,
+            };
+            let hidden = self.forward_layers(0..self.weights.layers.len(), hidden, cache)?;
+            let logits = self.logits_of(&hidden, 0..1)?;
+            self.logits.write(row * vocab_size * 4, &logits)?;
+            cache.len += 1;
+        }
+        Ok(())
     }
 
     /// Tells the card of the sequences of the next step.
@@ -386,12 +433,16 @@ impl Decoder {
 
     /// Launches a step with the sequences as they are on the card.
     fn launch(&mut self, batch: usize, embeds: bool) -> Result<()> {
+        let Some(whole) = &self.whole else {
+            let (major, minor) = self.gpu.compute_capability()?;
+            return Err(Error::NoKernelForCard { major, minor });
+        };
         let shape = &self.shape;
         let blocks = self.gpu.num_multiprocessors();
         let heads = shape.num_attention_heads;
         let sets = shape.num_key_value_heads * (heads / shape.num_key_value_heads).div_ceil(HEADS);
         let x_bytes = self.activation_bytes(batch);
-        let stages = ((self.shared_bytes - x_bytes) / self.stage_bytes).min(MAX_STAGES);
+        let stages = ((whole.shared_bytes - x_bytes) / self.stage_bytes).min(MAX_STAGES);
         let mut params = Params {
             layers: self.layers.address(),
             embedding: RawMatrix::of(&self.weights.embedding),
@@ -436,7 +487,7 @@ impl Decoder {
         // SAFETY: the parameters are the kernel's, and the buffers are this decoder's and the caches', which
         // wait for the stream when they are let go of.
         unsafe {
-            self.module.launch(self.kernel, launch, &mut params)
+            whole.module.launch(whole.kernel, launch, &mut params)
         }
     }
 

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::decode::{Cache, Decoder, Shape, Weights};
+use crate::decode::{Cache, Decoder, Element, Shape, Weights};
 use crate::error::Result;
 use crate::flash::{Attention, Flash};
 use crate::forms::{Form, Matrix};
@@ -16,6 +16,11 @@ use crate::rows::{Rows, Turn};
 
 /// The rows that go through the layers together, at most.
 pub const CHUNK: usize = 2048;
+
+/// Refuses a card that the kernels for prompts, which all that runs needs, were not compiled for.
+pub fn check(gpu: &Arc<Gpu>) -> Result<()> {
+    Rows::new(gpu, Element::F16).map(|_| ())
+}
 
 /// The bytes that prompts take on a card beside weights and cache: what lies between a chunk's products, and
 /// a matrix of 16 bits where there are quantised ones.

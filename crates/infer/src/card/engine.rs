@@ -122,8 +122,17 @@ impl Card {
                 notes.push(format!("tokens are chosen on the cpu: {error}"));
                 None
             }
+            // A note of its own says this.
+            Err(kernels::Error::NoKernelForCard { .. }) => None,
             Err(error) => return Err(error.into()),
         };
+        if !decoder.is_one_launch() {
+            notes.push(
+                "the GPU is older than an H100: tokens go layer by layer, by the kernels for prompts, and are \
+                 chosen on the cpu"
+                    .to_owned(),
+            );
+        }
         Ok(Self {
             decoder: Mutex::new(decoder),
             sampler,

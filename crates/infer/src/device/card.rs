@@ -16,7 +16,12 @@ pub struct Gpu {
 
 impl Gpu {
     pub(super) fn open(number: usize) -> Result<Self, String> {
-        let gpu = kernels::Gpu::open(number).map_err(|error| error.to_string())?;
+        let open = || {
+            let gpu = kernels::Gpu::open(number)?;
+            kernels::prefill::check(&gpu)?;
+            Ok(gpu)
+        };
+        let gpu = open().map_err(|error: kernels::Error| error.to_string())?;
         Ok(Self { number, gpu })
     }
 
