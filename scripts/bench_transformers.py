@@ -14,6 +14,7 @@ The answer has the versions, and the seconds of each row, the median. Attention 
 transformers' own dynamic one, and the best token is taken on the device.
 """
 
+import contextlib
 import copy
 import json
 import statistics
@@ -27,9 +28,10 @@ except ImportError as error:
     sys.exit(f"python3 has no transformers: {error}")
 
 
-def main():
-    request = json.load(sys.stdin)
+def answer(request):
     config = dict(request["config"])
+    if "model_type" not in config:
+        sys.exit("config.json has no model_type")
     config = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
     device, dtype = torch.device(request["device"]), getattr(torch, request["dtype"])
     with device, torch.no_grad():
@@ -69,7 +71,10 @@ def main():
 
     with torch.no_grad():
         rows = [{**row, "seconds": seconds(row)} for row in request["rows"]]
-    json.dump({"transformers": transformers.__version__, "torch": torch.__version__, "rows": rows}, sys.stdout)
+    return {"transformers": transformers.__version__, "torch": torch.__version__, "rows": rows}
 
 
-main()
+# Libraries print there, too.
+with contextlib.redirect_stdout(sys.stderr):
+    answered = answer(json.load(sys.stdin))
+json.dump(answered, sys.stdout)

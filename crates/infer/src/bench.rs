@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use crate::anatomy::{self, EMBEDDING, HEAD};
 use crate::cache::{self, KvCache};
+use crate::card::Choosing;
 use crate::config::DecoderConfig;
 use crate::device::{Meter, Target};
 use crate::error::{Error, Result};
 use crate::footprint::Footprint;
+use crate::generate::TOGETHER;
 use crate::model::{Model, Sequence};
 use crate::progress::{Unit, Watch};
+use crate::sampling::{self, Sampling};
 
 /// What is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +161,7 @@ pub fn bench(
     watch: &Watch,
 ) -> Result<Measured> {
     let meter = target.meter();
-    let meter = meter.as_ref();
+    let joules = || meter.as_ref().and_then(Meter::joules);
     let mut peak_bytes = None;
     let positions = model.config().max_position_embeddings;
     settings.check(positions)?;
@@ -173,17 +176,17 @@ pub fn bench(
     let mut rows = Vec::new();
     for n in prompts {
         let mut told = settings.repeats;
-        let (time, joules) = measured(settings.repeats, meter, || {
+        let (time, joules) = measured(settings.repeats, joules, || {
             let begin = Instant::now();
-            let (_, finite) = filled(model, n, 0, watch)?;
+            let (_cache, finite) = filled(model, n, 0, watch)?;
             let time = begin.elapsed();
+            peak_bytes = peak_bytes.max(target.used_bytes());
             is_finite &= finite;
             // Those that are repeated for the meter are not in the total.
             watch.done(if told > 0 { n as u64 } else { 0 });
             told = told.saturating_sub(1);
             Ok(time)
         })?;
-        peak_bytes = peak_bytes.max(target.used_bytes());
         rows.push(Row {
             what: What::Prefill,
             num_tokens: n,
@@ -199,17 +202,18 @@ pub fn bench(
         let (cache, finite) = filled(model, context, settings.num_steps, watch)?;
         is_finite &= finite;
         let mut told = settings.repeats;
-        let (time, joules) = measured(settings.repeats, meter, || {
-            let time = decode(model, &cache, batch, settings.num_steps, watch)?;
+        let (time, joules) = measured(settings.repeats, joules, || {
+            let (time, _caches) = decode(model, &cache, batch, settings.num_steps, watch)?;
+            peak_bytes = peak_bytes.max(target.used_bytes());
             watch.done(if told > 0 { (batch * settings.num_steps) as u64 } else { 0 });
             told = told.saturating_sub(1);
             Ok(time)
         })?;
-        peak_bytes = peak_bytes.max(target.used_bytes());
         let config = model.config();
         let cached = (1..=settings.num_steps)
             .map(|step| footprint.position_bytes * positions_read(config, context + step) as u64);
-        let weights = model.step_bytes() * settings.num_steps as u64;
+        let num_reads = settings.num_steps * batch.div_ceil(TOGETHER);
+        let weights = model.step_bytes() * num_reads as u64;
         rows.push(Row {
             what: What::Decode,
             num_tokens: settings.num_steps,
@@ -269,25 +273,44 @@ fn filled(model: &Model, n: usize, more: usize, watch: &Watch) -> Result<(KvCach
     Ok((cache, logits.iter().all(|logit| logit.is_finite())))
 }
 
-/// The time of `num_steps` steps of `batch` sequences behind what `cache` holds.
+/// The time of `num_steps` steps of `batch` sequences behind what `cache` holds, each with the best token of the
+/// one before, and their caches.
 fn decode(
     model: &Model,
     cache: &KvCache,
     batch: usize,
     num_steps: usize,
     watch: &Watch,
-) -> Result<Duration> {
-    let mut caches = (0..batch).map(|_| cache.fork()).collect::<Result<Vec<_>>>()?;
+) -> Result<(Duration, Vec<KvCache>)> {
+    let mut caches = (0..batch).map(|_| model.fork(cache)).collect::<Result<Vec<_>>>()?;
+    let mut tokens: Vec<[u32; 1]> = (0..batch).map(|b| [token(model, b)]).collect();
     let begin = Instant::now();
-    for step in 0..num_steps {
-        watch.check()?;
-        let tokens: Vec<[u32; 1]> = (0..batch).map(|b| [token(model, step * batch + b)]).collect();
-        let sequences = caches.iter_mut().zip(&tokens);
-        let mut sequences: Vec<Sequence> =
-            sequences.map(|(cache, tokens)| Sequence { tokens, cache }).collect();
-        model.step(&mut sequences)?;
+    for _ in 0..num_steps {
+        for (caches, tokens) in caches.chunks_mut(TOGETHER).zip(tokens.chunks_mut(TOGETHER)) {
+            watch.check()?;
+            let sequences = caches.iter_mut().zip(&*tokens);
+            let mut sequences: Vec<Sequence> =
+                sequences.map(|(cache, tokens)| Sequence { tokens, cache }).collect();
+            let best = best(model, &mut sequences)?;
+            for (token, best) in tokens.iter_mut().zip(best) {
+                *token = [best];
+            }
+        }
     }
-    Ok(begin.elapsed())
+    Ok((begin.elapsed(), caches))
+}
+
+/// A step, and the best next token of each sequence: what `generate` does.
+fn best(model: &Model, sequences: &mut [Sequence]) -> Result<Vec<u32>> {
+    let greedy = Sampling::default();
+    let choose = || Choosing { sampling: &greedy, draw: 0.0, history: None };
+    let mut choosing: Vec<Choosing> = sequences.iter().map(|_| choose()).collect();
+    if let Some(chosen) = model.step_chosen(sequences, &mut choosing)? {
+        // Logits that are not finite, which a note tells of, have no best token.
+        return Ok(chosen.into_iter().map(Option::unwrap_or_default).collect());
+    }
+    let logits = model.step(sequences)?;
+    Ok(logits.chunks(model.config().vocab_size).map(sampling::best).collect())
 }
 
 /// Tokens that do not repeat themselves: which they are makes no difference.
@@ -299,12 +322,11 @@ fn token(model: &Model, i: usize) -> u32 {
 /// meter has moved on.
 fn measured(
     n: usize,
-    meter: Option<&Meter>,
+    joules: impl Fn() -> Option<f64>,
     mut measure: impl FnMut() -> Result<Duration>,
 ) -> Result<(Duration, Option<f64>)> {
     /// A meter moves on every 20 to 100 ms.
     const LEAST: Duration = Duration::from_secs(1);
-    let joules = || meter.and_then(Meter::joules);
     let (begin, before) = (Instant::now(), joules());
     let mut times = (0..n.max(1)).map(|_| measure()).collect::<Result<Vec<_>>>()?;
     let mut num_runs = times.len();
@@ -340,11 +362,31 @@ mod tests {
     #[test]
     fn without_a_meter_nothing_is_repeated() {
         let mut num_runs = 0_u32;
-        let (time, joules) = measured(3, None, || {
-            num_runs += 1;
-            Ok(Duration::from_millis(10 * u64::from(num_runs)))
-        })
+        let (time, joules) = measured(
+            3,
+            || None,
+            || {
+                num_runs += 1;
+                Ok(Duration::from_millis(10 * u64::from(num_runs)))
+            },
+        )
         .unwrap();
         assert_eq!((time, joules, num_runs), (Duration::from_millis(20), None, 3));
+    }
+
+    #[test]
+    fn what_is_short_is_repeated_until_the_meter_has_moved_on() {
+        let num_runs = std::cell::Cell::new(0_u32);
+        // Two joules a run.
+        let joules = || Some(7.0 + 2.0 * f64::from(num_runs.get()));
+        let begin = Instant::now();
+        let (_, joules) = measured(1, joules, || {
+            num_runs.set(num_runs.get() + 1);
+            std::thread::sleep(Duration::from_millis(30));
+            Ok(Duration::from_millis(30))
+        })
+        .unwrap();
+        assert!(begin.elapsed() >= Duration::from_secs(1) && num_runs.get() > 1);
+        assert!((joules.unwrap() - 2.0).abs() < 1e-9);
     }
 }

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use candle_core::DType;
 use infer::bench::{self, Measured, Row, Settings};
-use infer::device::Target;
-use infer::error::gib;
+use infer::device::{Place, Target};
+use infer::error::{gib, one_line};
 use infer::footprint::Footprint;
-use infer::open::{Opened, Wanted};
-use infer::{Model, Result, limits, memory};
+use infer::load::{Engine, Placing};
+use infer::open::Wanted;
+use infer::progress::Watch;
+use infer::{Error, Model, Result, limits, memory};
 use serde_json::{Value, json};
 
 use crate::bench_peer::{Peer, Request};
@@ -32,6 +34,7 @@ impl Loaded {
 }
 
 /// What the device could do.
+#[derive(Default)]
 struct Limits {
     /// The device, by its name and what else it is called.
     device: String,
@@ -51,16 +54,32 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     };
     settings.check(opened.config.max_position_embeddings)?;
     let progress = terminal.progress(args.run.quiet);
-    let target = opened.target(args.run.placing())?.target;
-    let dtype = opened.arithmetic(args.run.placing())?;
-    // Before the model takes its memory.
-    let limits = Limits {
-        device: device(&target),
-        read_bytes_per_second: limits::read_bytes_per_second(&target, &progress.watch())?,
-        flops_per_second: limits::flops_per_second(&target, dtype)?,
+    let sequences = settings.caches(opened.config.max_position_embeddings);
+    let plan = opened.plan(args.run.placing(), &sequences)?;
+    // Where nothing fits the GPU, the processor is measured.
+    let placing = match plan.gpu {
+        Some(_) if !plan.head_on_gpu() => {
+            Placing { place: Place::Cpu, engine: Engine::Auto, ..args.run.placing() }
+        }
+        _ => args.run.placing(),
+    };
+    let (target, dtype) = (opened.target(placing)?.target, opened.arithmetic(placing)?);
+    // Before the model takes its memory. Two devices have no limit in common.
+    let is_split = plan.head_on_gpu() && plan.is_split();
+    let limits = if is_split {
+        Limits { device: device(&target) + ", cpu", ..Limits::default() }
+    } else {
+        Limits {
+            device: device(&target),
+            read_bytes_per_second: limits::read_bytes_per_second(&target, &progress.watch())?,
+            flops_per_second: limits::flops_per_second(&target, dtype)?,
+        }
     };
     memory::forget_peak();
-    let loaded = load(args, &settings, &opened, terminal)?;
+    let begin = Instant::now();
+    let footprint = opened.footprint(placing, &sequences)?;
+    let model = chosen::load(&opened, &args.run, &sequences, terminal)?;
+    let loaded = Loaded { model, footprint, time: begin.elapsed() };
     let watch = progress.watch();
     let measured = bench::bench(&loaded.model, &loaded.footprint, &settings, &target, &watch);
     terminal.clear();
@@ -71,18 +90,30 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     }
     // The model goes: its memory is the peer's now.
     let loaded = loaded.summary();
-    let peer = args.compare.then(|| {
-        let request = Request {
-            config: &opened.config_json()?,
-            device: &target.name(),
-            dtype: torch_name(dtype),
-            rows: &measured.rows,
-            repeats: args.repeats,
-        };
-        request.run(&watch)
-    });
-    let all = Report { args, loaded, limits, measured, peer: peer.transpose()? };
+    let peer = if args.compare {
+        let (config, device) = (opened.config_json()?, target.name());
+        let (dtype, rows) = (torch_name(dtype), &measured.rows);
+        let request =
+            Request { config: &config, device: &device, dtype, rows, repeats: args.repeats };
+        peer(args, &request, &watch)?
+    } else {
+        None
+    };
+    let all = Report { args, loaded, limits, measured, peer, engine: target.engine() };
     if args.json { print(&format!("{:#}\n", all.to_json())) } else { print(&all.text()) }
+}
+
+/// What transformers comes to; a note says why it is not timed.
+fn peer(args: &BenchArgs, request: &Request, watch: &Watch) -> Result<Option<Peer>> {
+    chosen::told(&args.run, &["transformers is timed".to_owned()]);
+    match request.run(watch) {
+        Ok(peer) => Ok(Some(peer)),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(error) => {
+            chosen::told(&args.run, &[one_line(&error)]);
+            Ok(None)
+        }
+    }
 }
 
 /// What a user knows a device by.
@@ -114,26 +145,16 @@ struct Report<'a> {
     limits: Limits,
     measured: Measured,
     peer: Option<Peer>,
-}
-
-fn load(
-    args: &BenchArgs,
-    settings: &Settings,
-    opened: &Opened,
-    terminal: &Terminal,
-) -> Result<Loaded> {
-    let begin = Instant::now();
-    let sequences = settings.caches(opened.config.max_position_embeddings);
-    let footprint = opened.footprint(args.run.placing(), &sequences)?;
-    let model = chosen::load(opened, &args.run, &sequences, terminal)?;
-    Ok(Loaded { model, footprint, time: begin.elapsed() })
+    /// Whose kernels compute on a GPU.
+    engine: Option<&'static str>,
 }
 
 impl Report<'_> {
     fn text(&self) -> String {
         let gigabytes = |bytes: f64| bytes / 1e9;
         let Self { args, loaded, limits, measured, .. } = self;
-        let mut text = format!("{}\n", limits.device);
+        let engine = self.engine.map_or_else(String::new, |engine| format!(", {engine} engine"));
+        let mut text = format!("{}{engine}\n", limits.device);
         let step = gigabytes(loaded.step_bytes as f64);
         if let Some(bandwidth) = limits.read_bytes_per_second {
             let _ = writeln!(
@@ -219,7 +240,7 @@ impl Report<'_> {
     }
 
     fn to_json(&self) -> Value {
-        let Self { args, loaded, limits, measured, peer } = self;
+        let Self { args, loaded, limits, measured, peer, .. } = self;
         let row = |(number, row): (usize, &Row)| {
             json!({
                 "what": row.what.word(),
@@ -239,6 +260,7 @@ impl Report<'_> {
             "model": args.model,
             "random_weights": args.random_weights,
             "device": limits.device,
+            "engine": self.engine,
             "num_threads": rayon::current_num_threads(),
             "read_bytes_per_second": limits.read_bytes_per_second,
             "flops_per_second": limits.flops_per_second,

@@ -2,9 +2,14 @@
 //!
 //! Hidden states cross over as f32: (n, `hidden_size`), in the processor's memory on this side.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use checkpoint::Encoding;
 use checkpoint::gguf::GgmlType;
 
+use crate::anatomy;
+use crate::config::DecoderConfig;
 use crate::sampling::Sampling;
 use crate::stored::Storage;
 
@@ -56,6 +61,44 @@ pub(crate) fn bytes(
     }
 }
 
+/// Whether any of the tensors from layer `first` on, or outside the layers, lies there in codes; `encoding` as for
+/// [`bytes`], `None` for one that is missing.
+pub(crate) fn has_codes(
+    config: &DecoderConfig,
+    first: usize,
+    storage: Storage,
+    encoding: &dyn Fn(&str) -> Option<Encoding>,
+) -> bool {
+    let there = anatomy::expected(config).into_iter();
+    let mut there =
+        there.filter(|it| anatomy::layer_of(&it.name).is_none_or(|layer| layer >= first));
+    there.any(|it| {
+        encoding(&it.name).is_some_and(|encoding| form(storage, encoding, &it.shape) != Form::Dense)
+    })
+}
+
+/// Numbers that tensors have in common which are one memory on a GPU: matrices that lie there as one are shared
+/// as one.
+#[derive(Debug, Default)]
+pub(crate) struct SharedNumbers(RefCell<HashMap<Vec<usize>, usize>>);
+
+impl SharedNumbers {
+    /// That of the tensor called `name`; `same_as` has those of tensors by themselves.
+    pub(crate) fn of(&self, name: &str, same_as: &dyn Fn(&str) -> Option<usize>) -> Option<usize> {
+        /// More than a model has tensors.
+        const FIRST: usize = 1 << 40;
+        let group = beside(name);
+        let Some(place) = group.iter().position(|it| it == name).filter(|_| group.len() > 1) else {
+            return same_as(name);
+        };
+        let key = group.iter().map(|it| same_as(it)).collect::<Option<Vec<usize>>>()?;
+        let mut known = self.0.borrow_mut();
+        let next = known.len();
+        let number = *known.entry(key).or_insert(next);
+        Some(FIRST + number * group.len().max(QKV.len()) + place)
+    }
+}
+
 /// The names of the tensors that are one matrix with the one called `name`, which is one of them.
 fn beside(name: &str) -> Vec<String> {
     let groups = [&QKV[..], &GATE_UP[..]];
@@ -97,7 +140,38 @@ pub(crate) fn together(mut forms: impl Iterator<Item = Form>) -> Form {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn matrices_that_are_one_are_shared_as_one() {
+        // Layers 0, 1 and 2 are copies, but for layer 1's up projection.
+        let same_as = |name: &str| {
+            let member = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
+                .iter()
+                .position(|it| name.contains(it))?;
+            Some(if name.contains(".1.") && member == 4 { 99 } else { member })
+        };
+        let shared = SharedNumbers::default();
+        let number = |layer: usize, name: &str| {
+            shared.of(&format!("model.layers.{layer}.{name}.weight"), &same_as).unwrap()
+        };
+        for name in QKV.iter().chain(&GATE_UP).chain(&["mlp.down_proj"]) {
+            assert_eq!(number(0, name), number(2, name), "{name}");
+            let is_alone = GATE_UP.contains(name);
+            assert_eq!(number(0, name) != number(1, name), is_alone, "{name}");
+        }
+        // Each member is memory of its own.
+        let all: HashSet<usize> = [QKV.as_slice(), &GATE_UP, &["mlp.down_proj"]]
+            .concat()
+            .into_iter()
+            .map(|name| number(0, name))
+            .collect();
+        assert_eq!(all.len(), 6);
+        let nothing = |_: &str| None;
+        assert_eq!(shared.of("model.layers.0.mlp.up_proj.weight", &nothing), None);
+    }
 
     #[test]
     fn matrices_that_are_one_are_planned_in_one_form() {

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
     let sampling = input::sampling(&args.sampling, &defaults);
     sampling.check(opened.config.vocab_size)?;
     chosen::told(&args.run, &input::undrawn(&sampling, args.sampling.seed, 1));
-    let model = chosen::load_with_most_positions(&opened, &args.run, terminal)?;
+    let (model, positions) = chosen::load_with_most_positions(&opened, &args.run, terminal)?;
     let mut lines = Lines::open()?;
     if lines.is_terminal() && !args.run.quiet {
         terminal::to_stderr("/help lists commands; ^C stops an answer, ^D leaves\n");
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &ChatCommandArgs, terminal: &Terminal) -> Result<()> {
         tokenizer: &tokenizer,
         template,
         defaults,
-        session: Session::new(&model)?,
+        session: Session::new(&model, positions)?,
         messages: Vec::new(),
         num_answers: 0,
         stats: None,

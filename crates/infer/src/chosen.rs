@@ -69,18 +69,18 @@ pub(crate) fn load(
     load_planned(opened, args, &opened.plan(args.placing(), sequences)?, terminal)
 }
 
-/// The same with room for one sequence of all positions, or of as many as there is memory for.
+/// The same with room for one sequence of all positions, or of as many as there is memory for; says how many.
 pub(crate) fn load_with_most_positions(
     opened: &Opened,
     args: &RunArgs,
     terminal: &Terminal,
-) -> Result<Model> {
+) -> Result<(Model, usize)> {
     let plan = opened.plan_most_positions(args.placing())?;
     let (room, all) = (plan.positions, opened.config.max_position_embeddings);
     if room < all {
         told(args, &[format!("there is memory for {room} of the model's {all} positions")]);
     }
-    load_planned(opened, args, &plan, terminal)
+    Ok((load_planned(opened, args, &plan, terminal)?, room))
 }
 
 fn load_planned(
@@ -89,11 +89,14 @@ fn load_planned(
     plan: &Plan,
     terminal: &Terminal,
 ) -> Result<Model> {
+    let chosen = opened.target(args.placing())?;
     if plan.gpu.is_some() && !args.quiet {
-        terminal::to_stderr(&plan.table());
+        let engine = chosen.target.engine().filter(|_| plan.head_on_gpu());
+        let engine = engine.map_or_else(String::new, |engine| format!("  engine  {engine}\n"));
+        terminal::to_stderr(&(plan.table() + &engine));
     }
     tell_of_gpu_layers(args, plan);
-    let notes = opened.target(args.placing())?.why_cpu;
+    let notes = chosen.why_cpu;
     told(
         args,
         &notes.map(|reason| format!("{reason}; the cpu is used")).into_iter().collect::<Vec<_>>(),

@@ -156,12 +156,12 @@ pub(crate) enum QuantizeName {
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum EngineName {
-    /// Ours where they are in this program
+    /// infer's own, where they are in this program
     #[default]
     Auto,
-    /// Ours
+    /// infer's own, of 16 bits, on NVIDIA's GPUs
     Fast,
-    /// candle's
+    /// candle's, in a program that was built with them
     Reference,
 }
 
@@ -177,8 +177,8 @@ impl EngineName {
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum DtypeName {
-    /// f32 on the CPU, with matrices of 16 bits kept in them; on a GPU bf16 if the model is stored so, and f16
-    /// if not; the blocks of a GGUF file stay quantised
+    /// f32 on the CPU, with matrices of 16 bits kept in them; on a GPU f16 or bf16 if the model is stored so, and
+    /// if not f16, or f32 by candle's kernels; the blocks of a GGUF file stay quantised
     #[default]
     Auto,
     /// 32 bits

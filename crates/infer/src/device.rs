@@ -50,6 +50,16 @@ impl Target {
         }
     }
 
+    /// Whose kernels compute there, by the word of `--engine`; `None` for the processor.
+    #[must_use]
+    pub fn engine(&self) -> Option<&'static str> {
+        match self {
+            Self::Candle(Device::Cpu) => None,
+            Self::Candle(_) => Some("reference"),
+            Self::Card(_) => Some("fast"),
+        }
+    }
+
     /// The bytes of its memory that nobody has, where they are known.
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {

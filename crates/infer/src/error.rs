@@ -401,8 +401,8 @@ pub enum Error {
 
     /// A GPU failed.
     #[cfg(feature = "cuda")]
-    #[error("the GPU failed: {0}")]
-    Card(#[from] kernels::Error),
+    #[error("the GPU failed")]
+    Card(#[source] kernels::Error),
 
     /// A model that the kernels for GPUs do not have.
     #[error("the kernels for GPUs do not have this model: {reason}")]
@@ -502,9 +502,12 @@ impl Error {
                     .to_owned()
             }
             Self::NoFastEngine { .. } => {
-                "it is for NVIDIA's GPUs, in an infer that was built with --features cuda; --engine auto \
-                 takes what there is"
-                    .to_owned()
+                let built = if cfg!(feature = "cuda") {
+                    "it is for NVIDIA's GPUs"
+                } else {
+                    "it is for NVIDIA's GPUs, in an infer that was built with --features cuda"
+                };
+                format!("{built}; --engine auto takes what there is")
             }
             Self::NoF32 => "--device cpu computes in f32; so does an infer that was built with --features candle-cuda"
                 .to_owned(),
@@ -519,6 +522,21 @@ impl Error {
             }
             _ => return None,
         })
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<kernels::Error> for Error {
+    /// A file that cannot be read is no failure of the GPU.
+    fn from(error: kernels::Error) -> Self {
+        match error {
+            kernels::Error::Read { path, source } => Self::Io { path, doing: "read", source },
+            kernels::Error::ShortFile { path, .. } => {
+                let source = std::io::ErrorKind::UnexpectedEof.into();
+                Self::Io { path, doing: "read", source }
+            }
+            error => Self::Card(error),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::tokenizer::Tokenizer;
 
 /// Sequences that take a step together: up to so many rows, each row's numbers are the same alone and
 /// beside others ([`crate::dot`]), and so are the tokens that are drawn.
-const TOGETHER: usize = 8;
+pub(crate) const TOGETHER: usize = 8;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -154,7 +154,8 @@ pub fn go_on(
     let bounds = Bounds { max_new: request.max_new_tokens, room: available - prompt.len() };
     let mut sequences = Vec::new();
     for number in 0..request.num_sequences {
-        let cache = if number + 1 < request.num_sequences { Some(cache.fork()?) } else { None };
+        let is_last = number + 1 == request.num_sequences;
+        let cache = (!is_last).then(|| model.fork(cache)).transpose()?;
         sequences.push(Live::new(number, tokenizer, request, cache.map(Held::Own)));
     }
     // The last sequence has the cache itself.
@@ -163,7 +164,9 @@ pub fn go_on(
     }
     for sequence in &mut sequences {
         sequence.step(&logits, prompt, request, bounds, on_step)?;
-        sequence.history = model.history(&request.sampling, [prompt, &sequence.ids])?;
+        if sequence.is_going() && request.top_logprobs.is_none() {
+            sequence.history = model.history(&request.sampling, [prompt, &sequence.ids])?;
+        }
     }
     let mut num_decoded = 0;
     while sequences.iter().any(Live::is_going) {

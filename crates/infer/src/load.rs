@@ -86,28 +86,40 @@ impl Placing {
     /// What they cannot do goes to the processor if no GPU was named, and is an error if one was.
     fn choose(&self, unsupported: Option<Error>) -> Result<Chosen> {
         let target = self.place.target()?;
-        let reason = match (&target, self.engine) {
-            (Target::Card(_), Engine::Reference) => {
-                return Err(Error::NoReferenceEngine { device: target.name() });
+        let is_card = matches!(target, Target::Card(_));
+        if let Some(reason) = self.why_cpu_instead(is_card, &target.name(), unsupported)? {
+            return Ok(Chosen { target: Target::CPU, why_cpu: Some(reason) });
+        }
+        let is_second_choice = self.place == Place::Auto && target.is_cpu();
+        Ok(Chosen { why_cpu: is_second_choice.then(device::why_no_gpu).flatten(), target })
+    }
+
+    /// Why the processor is to take what `device` cannot, if it is: a card with kernels of our own or what candle
+    /// computes on.
+    fn why_cpu_instead(
+        &self,
+        is_card: bool,
+        device: &str,
+        unsupported: Option<Error>,
+    ) -> Result<Option<String>> {
+        let device = device.to_owned();
+        let reason = match self.engine {
+            Engine::Reference if is_card => return Err(Error::NoReferenceEngine { device }),
+            Engine::Fast if !is_card => {
+                let is_auto = self.place == Place::Auto;
+                let reason = is_auto.then(device::why_no_gpu).flatten();
+                return Err(Error::NoFastEngine { device, reason });
             }
-            (Target::Candle(_), Engine::Fast) => {
-                let reason = device::why_no_gpu();
-                return Err(Error::NoFastEngine { device: target.name(), reason });
-            }
-            (Target::Card(_), _) if self.arithmetic == Arithmetic::F32 => Some(Error::NoF32),
-            (Target::Card(_), _) => unsupported,
-            (Target::Candle(_), _) => None,
+            _ if !is_card => None,
+            _ if self.arithmetic == Arithmetic::F32 => Some(Error::NoF32),
+            _ => unsupported,
         };
         match reason {
-            None => {
-                let why_cpu =
-                    (self.place == Place::Auto && target.is_cpu()).then(device::why_no_gpu);
-                Ok(Chosen { target, why_cpu: why_cpu.flatten() })
-            }
             Some(reason) if self.place == Place::Auto && self.engine == Engine::Auto => {
-                Ok(Chosen { target: Target::CPU, why_cpu: Some(reason.to_string()) })
+                Ok(Some(reason.to_string()))
             }
             Some(reason) => Err(reason),
+            None => Ok(None),
         }
     }
 }
@@ -164,15 +176,19 @@ impl Opened {
                     Target::Card(_) => card::bytes(name, shape, storage, &encoding),
                 }
             };
-            let same_as = |name: &str| shared.get(name).copied();
+            let alone = |name: &str| shared.get(name).copied();
+            let numbers = card::SharedNumbers::default();
+            let same_as = |name: &str| match target {
+                Target::Candle(_) => alone(name),
+                Target::Card(_) => numbers.of(name, &alone),
+            };
             let element_bytes = dtype.size_in_bytes();
             let footprint =
                 Footprint::new(&self.config, positions, element_bytes, &weight_bytes, &same_as);
             match target {
                 Target::Candle(_) => footprint,
                 Target::Card(_) => {
-                    let is_plain = matches!(self.encoding(EMBEDDING), Some(Encoding::Plain(_)));
-                    let has_codes = !is_plain || matches!(storage, Storage::Quantize(_));
+                    let has_codes = self.has_codes(storage);
                     let gpu_work_bytes = RESERVE + card::work_bytes(&self.config, has_codes);
                     Footprint { gpu_work_bytes, ..footprint }
                 }
@@ -185,9 +201,19 @@ impl Opened {
         Footprint { quantised_bytes, ..footprint(self.storage(arithmetic)) }
     }
 
-    /// The type of the arithmetic where it runs.
+    /// The type of the arithmetic where it runs: on a GPU with kernels of our own f16 beside codes.
     pub fn arithmetic(&self, placing: Placing) -> Result<DType> {
-        Ok(self.dtype(placing.arithmetic, &self.target(placing)?.target))
+        let target = self.target(placing)?.target;
+        let is_card = matches!(target, Target::Card(_));
+        if is_card && self.has_codes(self.storage(placing.arithmetic)) {
+            return Ok(DType::F16);
+        }
+        Ok(self.dtype(placing.arithmetic, &target))
+    }
+
+    /// Whether a GPU with kernels of our own would have codes.
+    fn has_codes(&self, storage: Storage) -> bool {
+        card::has_codes(&self.config, 0, storage, &|name| self.encoding(name))
     }
 
     /// What becomes of matrices as they are loaded.
@@ -212,6 +238,10 @@ impl Opened {
         let plan = placement::plan(sizes, &memory, placing.gpu_layers)?;
         if target.is_cpu() || plan.head_on_gpu() {
             return Ok(plan);
+        }
+        if placing.engine == Engine::Fast {
+            let reason = Some("no layer is on the GPU".to_owned());
+            return Err(Error::NoFastEngine { device: "cpu".to_owned(), reason });
         }
         // All of it is the processor's, in the type that the processor computes in.
         let sizes = Sizes { gpu: &here, cpu: &here };
@@ -310,4 +340,43 @@ fn shared(blueprint: &Blueprint) -> HashMap<&str, usize> {
         shared.insert(tensor.name.as_str(), first);
     }
     shared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_card_cannot_do_is_the_processors_or_an_error() {
+        let placing =
+            |place, engine, arithmetic| Placing { arithmetic, place, engine, ..Placing::default() };
+        let (auto, named) = (Place::Auto, Place::Cuda(0));
+        let f16 = Arithmetic::F16;
+        for place in [auto, named] {
+            for engine in [Engine::Auto, Engine::Fast] {
+                let runs = placing(place, engine, f16).why_cpu_instead(true, "cuda:0", None);
+                assert!(matches!(runs, Ok(None)), "{runs:?}");
+            }
+            let other = placing(place, Engine::Reference, f16);
+            let error = other.why_cpu_instead(true, "cuda:0", None).unwrap_err();
+            assert!(matches!(error, Error::NoReferenceEngine { .. }), "{error}");
+            // candle's devices have it, and not the other.
+            assert!(matches!(other.why_cpu_instead(false, "cpu", None), Ok(None)));
+            let fast = placing(place, Engine::Fast, f16).why_cpu_instead(false, "cpu", None);
+            assert!(matches!(fast, Err(Error::NoFastEngine { .. })), "{fast:?}");
+        }
+        for (arithmetic, word) in [(Arithmetic::F32, "f32"), (f16, "heads")] {
+            let by = |place, engine| {
+                let unsupported =
+                    (word == "heads").then(|| Error::NotOnCard { reason: word.to_owned() });
+                placing(place, engine, arithmetic).why_cpu_instead(true, "cuda:0", unsupported)
+            };
+            let reason = by(auto, Engine::Auto).unwrap().unwrap();
+            assert!(reason.contains(word), "{reason}");
+            for (place, engine) in [(named, Engine::Auto), (auto, Engine::Fast)] {
+                let error = by(place, engine).unwrap_err().to_string();
+                assert!(error.contains(word), "{error}");
+            }
+        }
+    }
 }

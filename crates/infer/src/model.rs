@@ -113,6 +113,11 @@ impl Model {
         made.map_err(|error| self.devices.explained(error.into()))
     }
 
+    /// A copy of a cache that goes its own way.
+    pub fn fork(&self, cache: &KvCache) -> Result<KvCache> {
+        cache.fork().map_err(|error| self.devices.explained(error))
+    }
+
     /// Runs `tokens` behind those that `cache` holds, and returns their hidden states after the last
     /// layer, (n, `hidden_size`). After an error the cache holds what it held.
     pub fn forward(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
@@ -142,7 +147,7 @@ impl Model {
                 let indices = Tensor::new(tokens, &self.devices.embedding)?;
                 Ok(embedding.rows(&indices)?)
             }
-            (None, Some(card)) => card.embed(tokens),
+            (None, Some(card)) => card.embed(tokens).map_err(|error| self.devices.explained(error)),
             (None, None) => unreachable!("the embedding is here if it is not on a card"),
         }
     }
@@ -151,6 +156,11 @@ impl Model {
     #[must_use]
     pub fn piece(&self) -> usize {
         if self.whole_card().is_some() { card::PIECE } else { PIECE }
+    }
+
+    /// Whether layers lie on a GPU with kernels of our own.
+    pub(crate) fn has_card(&self) -> bool {
+        self.card.is_some()
     }
 
     /// The card, if all of the model is there.
@@ -219,7 +229,8 @@ impl Model {
         sampling: &Sampling,
         tokens: [&[u32]; 2],
     ) -> Result<Option<CardHistory>> {
-        self.chooser().map_or(Ok(None), |card| card.history(sampling, tokens))
+        let history = self.chooser().map_or(Ok(None), |card| card.history(sampling, tokens));
+        history.map_err(|error| self.devices.explained(error))
     }
 
     /// As [`Model::step`] for up to eight sequences, and chooses the next token of each, where that is done
@@ -230,14 +241,24 @@ impl Model {
         choosing: &mut [Choosing],
         tokens_of: impl Fn(usize) -> Vec<u32>,
     ) -> Result<Option<Vec<u32>>> {
+        let Some(chosen) = self.step_chosen(sequences, choosing)? else { return Ok(None) };
+        let chosen = chosen.into_iter().collect::<Option<Vec<u32>>>();
+        if let (None, Some(card)) = (&chosen, self.chooser()) {
+            self.finite(card.last_logits(sequences.len())?, tokens_of)?;
+            return Err(Error::NotFinite { place: "the choice of a token".to_owned() });
+        }
+        Ok(chosen)
+    }
+
+    /// As [`Model::step_choosing`], with `None` in place of a token by logits that are not finite.
+    pub(crate) fn step_chosen(
+        &self,
+        sequences: &mut [Sequence],
+        choosing: &mut [Choosing],
+    ) -> Result<Option<Vec<Option<u32>>>> {
         let Some(card) = self.chooser() else { return Ok(None) };
         let chosen = card.step_choosing(&mut self.on_card(sequences)?, choosing);
-        let chosen = chosen.map_err(|error| self.devices.explained(error))?;
-        let all: Option<Vec<u32>> = chosen.into_iter().collect();
-        if all.is_none() {
-            self.finite(card.last_logits(sequences.len())?, tokens_of)?;
-        }
-        Ok(all)
+        chosen.map(Some).map_err(|error| self.devices.explained(error))
     }
 
     /// The same where the first layers are here and the others on `card`.
@@ -408,7 +429,8 @@ impl Model {
             positions.extend(start..needed);
         }
         let here = self.layers.len().clamp(layers.start, layers.end);
-        let mut turns = self.turns(&positions)?;
+        // A card has angles of its own.
+        let mut turns = self.turns(if layers.start < here { &positions } else { &[] })?;
         if layers.start < here {
             // What a card looked up is in f32.
             hidden = hidden.to_dtype(self.dtype)?;

@@ -129,7 +129,13 @@ impl WeightSource for RandomWeights {
         self.shapes.get(name).map(Vec::as_slice)
     }
 
+    /// 0 also where another tensor's numbers are shared.
     fn stored_bytes(&self, name: &str) -> u64 {
+        let number = self.shared.get(name);
+        let first = || self.names.iter().find(|first| self.shared.get(*first) == number);
+        if number.is_some() && first().is_none_or(|first| first != name) {
+            return 0;
+        }
         let elements = self.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
         (elements * self.stored.bitsize() / 8) as u64
     }

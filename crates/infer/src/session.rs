@@ -18,9 +18,11 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A session that has seen nothing.
-    pub fn new(model: &'a Model) -> Result<Self> {
-        Ok(Self { model, cache: model.cache(1)?, seen: Vec::new(), num_reused: 0 })
+    /// A session that has seen nothing, with room for `positions`; more are made room for.
+    pub fn new(model: &'a Model, positions: usize) -> Result<Self> {
+        // What grows is copied, on a GPU with kernels of our own as a whole, which may not fit beside itself.
+        let positions = if model.has_card() { positions } else { 1 };
+        Ok(Self { model, cache: model.cache(positions)?, seen: Vec::new(), num_reused: 0 })
     }
 
     /// How many of the last prompt's tokens were not run again.

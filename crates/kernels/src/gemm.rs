@@ -77,13 +77,20 @@ fn check(call: &'static str, status: cublasStatus_t) -> Result<()> {
     Err(Error::Driver { call, name })
 }
 
+/// [`Error::NoLibrary`] where cuBLASLt is not installed: the driver does not bring it.
+pub fn find_library() -> Result<()> {
+    // SAFETY: a library is looked for.
+    if unsafe { sys::is_culib_present() } {
+        Ok(())
+    } else {
+        Err(Error::NoLibrary { library: "libcublasLt" })
+    }
+}
+
 impl Gemm {
     /// Opens the library; [`Error::NoLibrary`] where there is none.
     pub fn new(gpu: &Arc<Gpu>, element: Element) -> Result<Self> {
-        // SAFETY: a library is looked for.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(Error::NoLibrary { library: "libcublasLt" });
-        }
+        find_library()?;
         let workspace = gpu.alloc(WORKSPACE_BYTES)?;
         let mut handle = ptr::null_mut();
         gpu.enter()?;

@@ -151,9 +151,7 @@ impl Gpu {
             work()?;
             call!(cuEventRecord(end, self.stream))?;
             call!(cuEventSynchronize(end))?;
-            let mut milliseconds = 0.0;
-            call!(cuEventElapsedTime_v2(&raw mut milliseconds, begin, end))?;
-            Ok(f64::from(milliseconds) / 1e3)
+            Ok(f64::from(milliseconds(begin, end)?) / 1e3)
         })();
         for event in [begin, end] {
             call!(cuEventDestroy_v2(event))?;
@@ -214,6 +212,23 @@ impl Gpu {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The time between two events that came.
+fn milliseconds(begin: sys::CUevent, end: sys::CUevent) -> Result<f32> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+    let name = "cuEventElapsedTime";
+    // By the name that all drivers have: those before 12.8 lack its second version, and cudarc the first.
+    // SAFETY: the driver's own function of this form; the library stays open.
+    let elapsed = unsafe { sys::culib().get::<Elapsed>(name.as_bytes()) };
+    let elapsed = elapsed.map_err(|error| Error::Driver { call: name, name: error.to_string() })?;
+    let mut milliseconds = 0.0;
+    // SAFETY: it writes a number, and looks at events that are there.
+    let result = unsafe { elapsed(&raw mut milliseconds, begin, end) };
+    if result != sys::CUresult::CUDA_SUCCESS {
+        return Err(Error::Driver { call: name, name: format!("{result:?}") });
+    }
+    Ok(milliseconds)
 }
 
 impl Drop for Gpu {

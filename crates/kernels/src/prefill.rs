@@ -17,8 +17,10 @@ use crate::rows::{Rows, Turn};
 /// The rows that go through the layers together, at most.
 pub const CHUNK: usize = 2048;
 
-/// Refuses a card that the kernels for prompts, which all that runs needs, were not compiled for.
+/// Refuses what nothing runs without: a card that the kernels for prompts were not compiled for, and a machine
+/// without cuBLASLt.
 pub fn check(gpu: &Arc<Gpu>) -> Result<()> {
+    crate::gemm::find_library()?;
     Rows::new(gpu, Element::F16).map(|_| ())
 }
 

@@ -287,6 +287,22 @@ impl Card {
     ) -> Result<Vec<f32>> {
         let width = hidden.dims2()?.1;
         let numbers = hidden.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let before: Vec<usize> = caches.iter().map(|cache| cache.lens[0]).collect();
+        let stepped = self.step_from_all(&numbers, width, caches);
+        if stepped.is_err() {
+            for (cache, len) in caches.iter_mut().zip(before) {
+                cache.lens.fill(len);
+            }
+        }
+        stepped
+    }
+
+    fn step_from_all(
+        &self,
+        numbers: &[f32],
+        width: usize,
+        caches: &mut [&mut CardCache],
+    ) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
         for (caches, numbers) in caches.chunks_mut(MAX_BATCH).zip(numbers.chunks(MAX_BATCH * width))
         {
@@ -306,7 +322,20 @@ impl Card {
     }
 
     /// Runs a token of each sequence, where all of the model is here, and returns the logits behind them.
+    ///
+    /// After an error the caches hold what they held.
     pub(crate) fn step(&self, sequences: &mut [(u32, &mut CardCache)]) -> Result<Vec<f32>> {
+        let before: Vec<usize> = sequences.iter().map(|(_, cache)| cache.lens[0]).collect();
+        let stepped = self.step_all(sequences);
+        if stepped.is_err() {
+            for ((_, cache), len) in sequences.iter_mut().zip(before) {
+                cache.lens.fill(len);
+            }
+        }
+        stepped
+    }
+
+    fn step_all(&self, sequences: &mut [(u32, &mut CardCache)]) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
         for sequences in sequences.chunks_mut(MAX_BATCH) {
             let mut decoder = self.decoder();

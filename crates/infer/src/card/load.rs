@@ -78,11 +78,8 @@ impl<'a> Loader<'a> {
                 anatomy::layer_of(&tensor.name).is_none_or(|layer| layer >= part.first_layer)
             })
             .collect();
-        let has_codes = there.iter().any(|tensor| {
-            let stored = source.encoding(&tensor.name);
-            stored
-                .is_some_and(|stored| form(source.storage(), stored, &tensor.shape) != Form::Dense)
-        });
+        let encoding = |name: &str| source.encoding(name);
+        let has_codes = super::has_codes(config, part.first_layer, source.storage(), &encoding);
         let bytes: u64 = there.iter().map(|tensor| source.stored_bytes(&tensor.name)).sum();
         let cores = available_parallelism().map_or(1, usize::from) as u64;
         let threads = (bytes / BYTES_PER_THREAD).clamp(1, MAX_THREADS.min(cores));
@@ -108,13 +105,19 @@ impl<'a> Loader<'a> {
     /// Waits until all is there, and returns what a user should hear.
     pub(super) fn finish(mut self) -> Result<Vec<String>> {
         self.upload()?;
-        let decoded = (self.num_decoded > 0).then(|| {
-            format!(
-                "{} matrices are decoded to f16 on the GPU, whose kernels have q8_0 and q4_k",
-                self.num_decoded
-            )
-        });
-        Ok(decoded.into_iter().collect())
+        let mut notes = Vec::new();
+        if self.num_decoded > 0 {
+            notes.push(format!(
+                "{} matrices are decoded to {} on the GPU, whose kernels have q8_0 and q4_k, and one type \
+                 for those that are multiplied together",
+                self.num_decoded,
+                if self.dtype == DType::BF16 { "bf16" } else { "f16" }
+            ));
+        }
+        if self.part.dtype == DType::BF16 && self.dtype != DType::BF16 {
+            notes.push("beside quantised matrices a GPU computes in f16, not in bf16".to_owned());
+        }
+        Ok(notes)
     }
 
     /// Brings to the card what is queued.

@@ -405,8 +405,16 @@ fn a_bench_stands_beside_transformers_if_python_has_it() {
 
     let lacks =
         "#!/bin/sh\necho \"python3 has no transformers: No module named 'torch'\" >&2\nexit 1\n";
-    bench(&python(dir.path(), lacks), &[])
-        .refused(&["transformers is not timed: python3 has no transformers: No module named"]);
-    bench(dir.path().join("nothing").to_str().unwrap(), &[])
-        .refused(&["transformers is not timed: python3: "]);
+    for (path, why) in [
+        (python(dir.path(), lacks), "python3 has no transformers: No module named"),
+        (dir.path().join("nothing").display().to_string(), "python3: "),
+        (python(dir.path(), "#!/bin/sh\necho what\n"), "expected value"),
+    ] {
+        // What was measured here is not lost.
+        let told = bench(&path, &["--json"]).done();
+        let note = format!("note: transformers is not timed: {why}");
+        assert!(told.stderr.contains(&note), "{told:?}");
+        let object = told.json();
+        assert!(object["peer"].is_null() && object["rows"][1]["transformers_seconds"].is_null());
+    }
 }
