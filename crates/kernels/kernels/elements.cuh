@@ -66,16 +66,6 @@ __device__ __forceinline__ uint4 load_once(const void *from) {
     return x;
 }
 
-// ---------------------------------------------------------------- dependent launches
-
-// From Hopper on a kernel may be launched while the one before it still runs: what it does before this must not
-// depend on that one.
-__device__ __forceinline__ void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // ---------------------------------------------------------------- tensor cores
 
 // c (16 × 8) += a (16 × 16) · b (16 × 8). Lane l holds, with g = l / 4 and t = l % 4:

@@ -24,6 +24,34 @@ constexpr int PIECE = 1024;
 // Bytes of codes of a unit.
 constexpr int UNIT = 64;
 
+// What Q4_K needs of activations, of each block of 32 columns.
+struct BlockSums {
+    // (blocks, pairs of sequences): what the codes' offsets come to, of two sequences, twice and negative, as a
+    // product begins with it.
+    float4 *offsets;
+    // (sequences, blocks / 2): the sums of two blocks, as f16 and what f16 leaves of them.
+    uint2 *sums;
+    int pairs, blocks;
+
+    // As in Rust.
+    static __host__ __device__ int bytes(int inputs, int batch) {
+        return inputs / 2 * ((batch + 1) / 2) + inputs / 8 * batch;
+    }
+
+    __device__ BlockSums(uint8_t *at, int inputs, int batch)
+        : offsets(reinterpret_cast<float4 *>(at)),
+          sums(reinterpret_cast<uint2 *>(at + inputs / 2 * ((batch + 1) / 2))), pairs((batch + 1) / 2),
+          blocks(inputs / 32) {}
+
+    __device__ void put(int block, int sequence, float sum, float offset) const {
+        float *offsets_of_pair = reinterpret_cast<float *>(offsets + block * pairs + sequence / 2) + sequence % 2;
+        offsets_of_pair[0] = offsets_of_pair[2] = -offset;
+        half *two = reinterpret_cast<half *>(sums + sequence * (blocks / 2) + block / 2) + block % 2;
+        two[0] = __float2half_rn(sum);
+        two[2] = __float2half_rn(sum - __half2float(two[0]));
+    }
+};
+
 // ---------------------------------------------------------------- 16 bits
 
 template <typename E> struct Dense {
@@ -33,13 +61,18 @@ template <typename E> struct Dense {
     // Bytes of a piece of `columns`.
     static __host__ __device__ constexpr int piece_bytes(int columns) { return columns * 2; }
 
-    // Adds the products of a unit of two rows, of which a lane has `lo` and `hi`, with activations.
-    static __device__ __forceinline__ void add(float c[4], const uint8_t *lo, const uint8_t *hi, int,
-                                               int unit, int t, const uint4 x[1], uint2) {
-        const uint4 l = *reinterpret_cast<const uint4 *>(lo + unit * UNIT + t * 16);
-        const uint4 h = *reinterpret_cast<const uint4 *>(hi + unit * UNIT + t * 16);
-        mma<E>(c, l.x, h.x, l.y, h.y, x[0].x, x[0].y);
-        mma<E>(c, l.z, h.z, l.w, h.w, x[0].z, x[0].w);
+    // Adds the products of two neighbouring units of two rows, of which a lane has `lo` and `hi`, with activations;
+    // the second unit may be missing. The two have sums of their own, as each product waits for the one before it.
+    static __device__ __forceinline__ void add(float c[2][4], const uint8_t *lo, const uint8_t *hi, int units,
+                                               int unit, int t, const uint4 x[2][1], const BlockSums &, int, int) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            if (unit + i >= units) break;
+            const uint4 l = *reinterpret_cast<const uint4 *>(lo + (unit + i) * UNIT + t * 16);
+            const uint4 h = *reinterpret_cast<const uint4 *>(hi + (unit + i) * UNIT + t * 16);
+            mma<E>(c[i], l.x, h.x, l.y, h.y, x[i][0].x, x[i][0].y);
+            mma<E>(c[i], l.z, h.z, l.w, h.w, x[i][0].z, x[i][0].w);
+        }
     }
 
     // The numbers of a row's columns 8t to 8t + 7 of 32 columns in a unit.
@@ -89,14 +122,17 @@ struct Q8_0 {
         return __half22float2(*reinterpret_cast<const half2 *>(row + units * UNIT + unit * 4));
     }
 
-    static __device__ __forceinline__ void add(float c[4], const uint8_t *lo, const uint8_t *hi,
-                                               int units, int unit, int t, const uint4 x[2],
-                                               uint2) {
-        const uint4 l = *reinterpret_cast<const uint4 *>(lo + unit * UNIT + t * 16);
-        const uint4 h = *reinterpret_cast<const uint4 *>(hi + unit * UNIT + t * 16);
-        const float2 ls = scales(lo, units, unit), hs = scales(hi, units, unit);
-        add_block(c, l.x, l.y, h.x, h.y, ls.x, hs.x, x[0]);
-        add_block(c, l.z, l.w, h.z, h.w, ls.y, hs.y, x[1]);
+    static __device__ __forceinline__ void add(float c[2][4], const uint8_t *lo, const uint8_t *hi, int units,
+                                               int unit, int t, const uint4 x[2][2], const BlockSums &, int, int) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            if (unit + i >= units) break;
+            const uint4 l = *reinterpret_cast<const uint4 *>(lo + (unit + i) * UNIT + t * 16);
+            const uint4 h = *reinterpret_cast<const uint4 *>(hi + (unit + i) * UNIT + t * 16);
+            const float2 ls = scales(lo, units, unit + i), hs = scales(hi, units, unit + i);
+            add_block(c[i], l.x, l.y, h.x, h.y, ls.x, hs.x, x[i][0]);
+            add_block(c[i], l.z, l.w, h.z, h.w, ls.y, hs.y, x[i][1]);
+        }
     }
 
     static __device__ __forceinline__ void decode(float to[8], const uint8_t *row, int units,
@@ -123,28 +159,34 @@ struct Q4_K {
         return (columns / 2 + columns / 16 + columns / 64 + 15) & ~15;
     }
 
-    // Eight codes times their block's scale, as four pairs of f16, exactly: 15 · 63 has ten bits. Pair i has
-    // the codes at bits 4i and 4i + 16. `scale` is the pair (scale, scale).
-    static __device__ __forceinline__ void scaled(uint32_t codes, half2 scale, uint32_t to[4]) {
-        const half2 sixteenth = __hmul2(scale, __half2half2(__ushort_as_half(0x2c00)));  // 1/16
-        const half2 offset = __hmul2(scale, __half2half2(__ushort_as_half(0xe400)));     // -1024
-        const half2 offset16 = __hmul2(scale, __half2half2(__ushort_as_half(0xd400)));   // -64
+    // What is added to a code in the first and third pair of eight, and in the second and fourth.
+    static constexpr float FIRST_OFFSET = 1024.f, SECOND_OFFSET = 64.f;
+
+    // Eight codes as four pairs of f16, with offsets: 1024 + code has the code in its lowest bits, 64 + code four bits
+    // higher. Pair i has the codes at bits 4i and 4i + 16.
+    static __device__ __forceinline__ void pairs(uint32_t codes, uint32_t to[4]) {
         const uint32_t upper = codes >> 8;
-        // 1024 + code has the code in its low bits, 1024 + 16 · code four bits higher.
-        const uint32_t biased[4] = {(codes & 0x000f000fu) | 0x64006400u, (codes & 0x00f000f0u) | 0x64006400u,
-                                    (upper & 0x000f000fu) | 0x64006400u, (upper & 0x00f000f0u) | 0x64006400u};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const half2 pair = i % 2 == 0 ? __hfma2(reinterpret_cast<const half2 &>(biased[i]), scale, offset)
-                                          : __hfma2(reinterpret_cast<const half2 &>(biased[i]), sixteenth, offset16);
-            to[i] = reinterpret_cast<const uint32_t &>(pair);
-        }
+        to[0] = masked(codes, 0x000f000fu, 0x64006400u), to[1] = masked(codes, 0x00f000f0u, 0x54005400u);
+        to[2] = masked(upper, 0x000f000fu, 0x64006400u), to[3] = masked(upper, 0x00f000f0u, 0x54005400u);
     }
 
-    // A byte as a pair of f16 (PAIR), or two neighbouring bytes as one.
-    static __device__ __forceinline__ half2 bytes_of(uint32_t word, uint32_t selector) {
-        const uint32_t biased = __byte_perm(word, 0x64646464u, selector);
-        return __hsub2(reinterpret_cast<const half2 &>(biased), __half2half2(__ushort_as_half(0x6400)));
+    // x & mask | bits, which is one instruction where it is asked for as one.
+    static __device__ __forceinline__ uint32_t masked(uint32_t x, uint32_t mask, uint32_t bits) {
+        uint32_t y;
+        asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+        return y;
+    }
+
+    // Byte `i` of a word: 2^23 + byte has the byte in its lowest bits.
+    static __device__ __forceinline__ float byte_of(uint32_t word, int i) {
+        return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + i)) - 8388608.f;
+    }
+
+    // Two neighbouring bytes of a word as f16, in the same way.
+    static __device__ __forceinline__ uint32_t two_bytes_of(uint32_t word, uint32_t first) {
+        const uint32_t biased = __byte_perm(word, 0x64646464u, 0x4140 + first * 0x0101);
+        const half2 pair = __hsub2(reinterpret_cast<const half2 &>(biased), __half2half2(__ushort_as_half(0x6400)));
+        return reinterpret_cast<const uint32_t &>(pair);
     }
 
     static __device__ __forceinline__ uint2 scales(const uint8_t *row, int units, int unit) {
@@ -156,39 +198,41 @@ struct Q4_K {
             *reinterpret_cast<const half2 *>(row + units * (UNIT + 8) + unit / 2 * 4));
     }
 
-    // `sums` are those of the activations of two blocks, of column g, as f16 and what f16 leaves of them.
-    static __device__ __forceinline__ void add(float c[4], const uint8_t *lo, const uint8_t *hi,
-                                               int units, int unit, int t, const uint4 x[4],
-                                               uint2 sums) {
-        const uint4 l = *reinterpret_cast<const uint4 *>(lo + unit * UNIT + t * 16);
-        const uint4 h = *reinterpret_cast<const uint4 *>(hi + unit * UNIT + t * 16);
-        const uint32_t lows[4] = {l.x, l.y, l.z, l.w}, highs[4] = {h.x, h.y, h.z, h.w};
-        const uint2 ls = scales(lo, units, unit), hs = scales(hi, units, unit);
+    // `block` is the first unit's first block of the row, `sequence` that of column g. The two units of a warp belong to
+    // one of llama.cpp's blocks, and there are always both.
+    static __device__ __forceinline__ void add(float c[2][4], const uint8_t *lo, const uint8_t *hi, int units, int unit,
+                                               int t, const uint4 x[2][4], const BlockSums &of, int block, int sequence) {
+        const uint4 ls = *reinterpret_cast<const uint4 *>(lo + units * UNIT + unit * 8);
+        const uint4 hs = *reinterpret_cast<const uint4 *>(hi + units * UNIT + unit * 8);
         const float2 ld = doubles(lo, units, unit), hd = doubles(hi, units, unit);
+        const float4 *offsets = of.offsets + block * of.pairs + min(t, of.pairs - 1);
         float sum[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-        for (int block = 0; block < 4; block++) {
-            const uint32_t selector = 0x4040u | block | block << 8;
-            uint32_t low[4], high[4];
-            scaled(lows[block], bytes_of(ls.x, selector), low);
-            scaled(highs[block], bytes_of(hs.x, selector), high);
-            mma<half>(sum, low[0], high[0], low[1], high[1], x[block].x, x[block].y);
-            mma<half>(sum, low[2], high[2], low[3], high[3], x[block].z, x[block].w);
+        for (int i = 0; i < 2; i++) {
+            const uint4 l = *reinterpret_cast<const uint4 *>(lo + (unit + i) * UNIT + t * 16);
+            const uint4 h = *reinterpret_cast<const uint4 *>(hi + (unit + i) * UNIT + t * 16);
+            const uint32_t lows[4] = {l.x, l.y, l.z, l.w}, highs[4] = {h.x, h.y, h.z, h.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                uint32_t low[4], high[4];
+                pairs(lows[j], low), pairs(highs[j], high);
+                const float4 offset = offsets[(i * 4 + j) * of.pairs];
+                float product[4] = {offset.x, offset.y, offset.z, offset.w};
+                mma<half>(product, low[0], high[0], low[1], high[1], x[i][j].x, x[i][j].y);
+                mma<half>(product, low[2], high[2], low[3], high[3], x[i][j].z, x[i][j].w);
+                const float low_scale = byte_of(i == 0 ? ls.x : ls.z, j), high_scale = byte_of(i == 0 ? hs.x : hs.z, j);
+                sum[0] += low_scale * product[0], sum[1] += low_scale * product[1];
+                sum[2] += high_scale * product[2], sum[3] += high_scale * product[3];
+            }
         }
-        c[0] += ld.x * sum[0], c[1] += ld.x * sum[1], c[2] += hd.x * sum[2], c[3] += hd.x * sum[3];
-        // Minima times sums of activations: a product of its own, over the unit's four blocks. Lanes 0 and 1
-        // of a row have two blocks each, the others nothing.
-        const uint32_t pair = 0x4140u + (t & 1) * 0x0202u;
-        half2 low = bytes_of(ls.y, pair), high = bytes_of(hs.y, pair);
-        uint32_t a = reinterpret_cast<uint32_t &>(low), b = reinterpret_cast<uint32_t &>(high);
-        if (t >= 2) a = b = 0;
+        // Minima times sums of activations: a product of its own, over the eight blocks. A lane has two of them.
+        const uint2 sums = of.sums[sequence * (of.blocks / 2) + block / 2 + t];
+        const uint32_t low = two_bytes_of(t < 2 ? ls.y : ls.w, t % 2 * 2);
+        const uint32_t high = two_bytes_of(t < 2 ? hs.y : hs.w, t % 2 * 2);
         float minima[4] = {0.f, 0.f, 0.f, 0.f};
-        mma<half>(minima, a, b, a, b, sums.x, sums.y);
-        c[0] -= ld.y * minima[0], c[1] -= ld.y * minima[1], c[2] -= hd.y * minima[2], c[3] -= hd.y * minima[3];
-    }
-
-    static __device__ __forceinline__ float byte_of(uint32_t word, int i) {
-        return float((word >> (8 * i)) & 0xffu);
+        mma<half>(minima, low, high, low, high, sums.x, sums.y);
+        c[0][0] += ld.x * sum[0] - ld.y * minima[0], c[0][1] += ld.x * sum[1] - ld.y * minima[1];
+        c[0][2] += hd.x * sum[2] - hd.y * minima[2], c[0][3] += hd.x * sum[3] - hd.y * minima[3];
     }
 
     static __device__ __forceinline__ void decode(float to[8], const uint8_t *row, int units,

@@ -18,6 +18,9 @@ const BLOCK_THREADS: u32 = 288;
 const HEADS: usize = 4;
 const MAX_STAGES: usize = 16;
 const TILE: usize = 16;
+/// Tiles whose sums are on their way from warp to warp at once, and these warps.
+const SUMS: usize = 2;
+const WARPS: usize = 8;
 /// What attention needs of a block's shared memory.
 const ATTENTION_BYTES: usize = 24 << 10;
 /// What activations take of it at most: the rest holds weights on their way.
@@ -289,6 +292,9 @@ pub struct Decoder {
     parts: Buffer,
     counters: Buffer,
     stage_bytes: usize,
+    has_q4_k: bool,
+    /// Parts of a sequence's positions, at most.
+    splits: usize,
 }
 
 impl Decoder {
@@ -308,7 +314,8 @@ impl Decoder {
         let stage_bytes = TILE * if has_q4_k { 1216 } else { 1088 };
         let sets = shape.num_key_value_heads
             * (shape.num_attention_heads / shape.num_key_value_heads).div_ceil(HEADS);
-        let splits = gpu.num_multiprocessors() as usize;
+        // As many as there are blocks for when a sequence is alone: its numbers do not depend on others.
+        let splits = (gpu.num_multiprocessors() as usize / sets).max(1);
         let floats = |n: usize| gpu.zeros(MAX_BATCH * n * 4);
         let halves = |n: usize| gpu.zeros(MAX_BATCH * n * 2);
         Ok(Self {
@@ -320,8 +327,7 @@ impl Decoder {
             attended: halves(shape.queries())?,
             gated: halves(shape.intermediate_size)?,
             logits: floats(shape.vocab_size)?,
-            // Parts of all sequences together: there are no more items than multiprocessors, or one a set.
-            parts: gpu.zeros((splits + MAX_BATCH * sets) * HEADS * (shape.head_dim + 2) * 4)?,
+            parts: gpu.zeros(MAX_BATCH * sets * splits * HEADS * (shape.head_dim + 2) * 4)?,
             counters: gpu.zeros((1 + MAX_BATCH * sets) * 4)?,
             gpu: Arc::clone(gpu),
             shape,
@@ -330,6 +336,8 @@ impl Decoder {
             prefill: None,
             whole,
             stage_bytes,
+            has_q4_k,
+            splits,
         })
     }
 
@@ -439,10 +447,10 @@ impl Decoder {
         };
         let shape = &self.shape;
         let blocks = self.gpu.num_multiprocessors();
-        let heads = shape.num_attention_heads;
-        let sets = shape.num_key_value_heads * (heads / shape.num_key_value_heads).div_ceil(HEADS);
         let x_bytes = self.activation_bytes(batch);
-        let stages = ((whole.shared_bytes - x_bytes) / self.stage_bytes).min(MAX_STAGES);
+        let sums_bytes = SUMS * WARPS * batch * TILE * 4;
+        let stages =
+            ((whole.shared_bytes - x_bytes - sums_bytes) / self.stage_bytes).min(MAX_STAGES);
         let mut params = Params {
             layers: self.layers.address(),
             embedding: RawMatrix::of(&self.weights.embedding),
@@ -468,11 +476,11 @@ impl Decoder {
             batch: batch as i32,
             hidden: shape.hidden_size as i32,
             intermediate: shape.intermediate_size as i32,
-            heads: heads as i32,
+            heads: shape.num_attention_heads as i32,
             kv_heads: shape.num_key_value_heads as i32,
             head_dim: shape.head_dim as i32,
             vocab: shape.vocab_size as i32,
-            splits: (blocks as usize / (batch * sets)).max(1) as i32,
+            splits: self.splits as i32,
             stages: stages as i32,
             stage_bytes: self.stage_bytes as i32,
             x_bytes: x_bytes as i32,
@@ -480,7 +488,7 @@ impl Decoder {
         let launch = Launch {
             blocks: [blocks, 1, 1],
             threads: BLOCK_THREADS,
-            shared_bytes: (stages * self.stage_bytes + x_bytes) as u32,
+            shared_bytes: (stages * self.stage_bytes + x_bytes + sums_bytes) as u32,
             is_cooperative: true,
         };
         #[expect(unsafe_code, reason = "kernels are launched by address")]
@@ -493,8 +501,12 @@ impl Decoder {
 
     /// What activations of `batch` sequences are given of a block's shared memory.
     fn activation_bytes(&self, batch: usize) -> usize {
-        // A row is padded; sums of blocks take an eighth of the columns a sequence.
-        let bytes = |inputs: usize| batch * ((inputs * 2).next_multiple_of(128) + 64) + inputs;
+        // A row is padded; `BlockSums` of `kernels/forms.cuh` come behind the rows.
+        let block_sums = |inputs: usize| inputs / 2 * batch.div_ceil(2) + inputs / 8 * batch;
+        let bytes = |inputs: usize| {
+            let rows = batch * ((inputs * 2).next_multiple_of(128) + 64);
+            rows + if self.has_q4_k { block_sums(inputs) } else { 0 }
+        };
         let shape = &self.shape;
         // What comes from a norm must be there; the rest is read from global memory if it does not fit.
         let needed = bytes(shape.hidden_size).max(ATTENTION_BYTES);
