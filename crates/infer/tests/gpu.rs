@@ -60,7 +60,9 @@ fn logits_are_near_those_of_the_processor() {
         let opened = tiny(plan);
         let mut expected = None;
         for (arithmetic, near) in [(Arithmetic::F16, 0.15), (Arithmetic::BF16, 1.0)] {
-            for gpu_layers in [GpuLayers::Auto, GpuLayers::Count(12)] {
+            // The processor's part rounds activations to the type after each operation.
+            for (gpu_layers, near) in [(GpuLayers::Auto, near), (GpuLayers::Count(12), 3.0 * near)]
+            {
                 let Some(model) = on_gpu(&opened, arithmetic, gpu_layers) else { return };
                 let expected = expected.get_or_insert_with(|| logits(&on_cpu(&opened), &tokens(1)));
                 let found = furthest(&logits(&model, &tokens(1)), expected);
