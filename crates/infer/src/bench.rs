@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::anatomy::{self, EMBEDDING, HEAD};
 use crate::cache::{self, KvCache};
-use crate::card::Choosing;
+use crate::card::{Choosing, Flight};
 use crate::config::DecoderConfig;
 use crate::device::{Meter, Target};
 use crate::error::{Error, Result};
@@ -274,7 +274,7 @@ fn filled(model: &Model, n: usize, more: usize, watch: &Watch) -> Result<(KvCach
 }
 
 /// The time of `num_steps` steps of `batch` sequences behind what `cache` holds, each with the best token of the
-/// one before, and their caches.
+/// one before, as `generate` takes them, and their caches.
 fn decode(
     model: &Model,
     cache: &KvCache,
@@ -283,34 +283,61 @@ fn decode(
     watch: &Watch,
 ) -> Result<(Duration, Vec<KvCache>)> {
     let mut caches = (0..batch).map(|_| model.fork(cache)).collect::<Result<Vec<_>>>()?;
-    let mut tokens: Vec<[u32; 1]> = (0..batch).map(|b| [token(model, b)]).collect();
+    let tokens: Vec<u32> = (0..batch).map(|b| token(model, b)).collect();
     let begin = Instant::now();
-    for _ in 0..num_steps {
-        for (caches, tokens) in caches.chunks_mut(TOGETHER).zip(tokens.chunks_mut(TOGETHER)) {
-            watch.check()?;
-            let sequences = caches.iter_mut().zip(&*tokens);
-            let mut sequences: Vec<Sequence> =
-                sequences.map(|(cache, tokens)| Sequence { tokens, cache }).collect();
-            let best = best(model, &mut sequences)?;
-            for (token, best) in tokens.iter_mut().zip(best) {
-                *token = [best];
-            }
+    for (caches, tokens) in caches.chunks_mut(TOGETHER).zip(tokens.chunks(TOGETHER)) {
+        match model.flight() {
+            Some(flight) => in_flight(model, flight, caches, tokens, num_steps, watch)?,
+            None => one_by_one(model, caches, tokens, num_steps, watch)?,
         }
     }
     Ok((begin.elapsed(), caches))
 }
 
-/// A step, and the best next token of each sequence: what `generate` does.
-fn best(model: &Model, sequences: &mut [Sequence]) -> Result<Vec<u32>> {
+/// Steps on a card, each asked for before the one before is done.
+fn in_flight(
+    model: &Model,
+    mut flight: Flight,
+    caches: &mut [KvCache],
+    tokens: &[u32],
+    num_steps: usize,
+    watch: &Watch,
+) -> Result<()> {
     let greedy = Sampling::default();
     let choose = || Choosing { sampling: &greedy, draw: 0.0, history: None };
-    let mut choosing: Vec<Choosing> = sequences.iter().map(|_| choose()).collect();
-    if let Some(chosen) = model.step_chosen(sequences, &mut choosing)? {
+    let mut choosing: Vec<Choosing> = tokens.iter().map(|_| choose()).collect();
+    let mut caches: Vec<&mut KvCache> = caches.iter_mut().collect();
+    model.start(&mut flight, Some(tokens), &mut caches, &mut choosing)?;
+    for step in 0..num_steps {
+        watch.check()?;
+        if step + 1 < num_steps {
+            model.start(&mut flight, None, &mut caches, &mut choosing)?;
+        }
         // Logits that are not finite, which a note tells of, have no best token.
-        return Ok(chosen.into_iter().map(Option::unwrap_or_default).collect());
+        flight.finish()?;
     }
-    let logits = model.step(sequences)?;
-    Ok(logits.chunks(model.config().vocab_size).map(sampling::best).collect())
+    Ok(())
+}
+
+/// Steps whose tokens are chosen here.
+fn one_by_one(
+    model: &Model,
+    caches: &mut [KvCache],
+    tokens: &[u32],
+    num_steps: usize,
+    watch: &Watch,
+) -> Result<()> {
+    let mut tokens: Vec<[u32; 1]> = tokens.iter().map(|&token| [token]).collect();
+    for _ in 0..num_steps {
+        watch.check()?;
+        let sequences = caches.iter_mut().zip(&tokens);
+        let mut sequences: Vec<Sequence> =
+            sequences.map(|(cache, tokens)| Sequence { tokens, cache }).collect();
+        let logits = model.step(&mut sequences)?;
+        let best = logits.chunks(model.config().vocab_size).map(sampling::best);
+        tokens = best.map(|best| [best]).collect();
+    }
+    Ok(())
 }
 
 /// Tokens that do not repeat themselves: which they are makes no difference.

@@ -22,7 +22,7 @@ mod engine;
 #[cfg(feature = "cuda")]
 #[path = "card/load.rs"]
 mod load;
-pub(crate) use engine::{Card, CardCache, CardHistory, unsupported, work_bytes};
+pub(crate) use engine::{Card, CardCache, CardHistory, Flight, unsupported, work_bytes};
 
 /// Tokens of a prompt that run at once: quantised matrices are unpacked once for them.
 pub(crate) const PIECE: usize = 2048;

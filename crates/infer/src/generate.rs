@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cache::KvCache;
-use crate::card::{CardHistory, Choosing};
+use crate::card::{CardHistory, Choosing, Flight};
 use crate::error::{Error, Result};
 use crate::model::{Model, Sequence};
 use crate::progress::Watch;
@@ -174,8 +174,14 @@ pub fn go_on(
             sequences.iter_mut().filter(|live| live.is_going()).collect();
         for going in going.chunks_mut(TOGETHER) {
             watch.check()?;
-            together(model, going, prompt, request, bounds, on_step)?;
-            num_decoded += going.len();
+            // Those who look at the probabilities of other tokens need all logits here.
+            let flight = model.flight().filter(|_| request.top_logprobs.is_none());
+            num_decoded += if let Some(flight) = flight {
+                in_flight(Ask { model, prompt, request, bounds, watch }, flight, going, on_step)?
+            } else {
+                together(model, going, prompt, request, bounds, on_step)?;
+                going.len()
+            };
         }
     }
     let decode = begin.elapsed();
@@ -216,15 +222,6 @@ fn together(
     bounds: Bounds,
     on_step: &mut dyn FnMut(Step) -> Result<()>,
 ) -> Result<()> {
-    // Those who look at the probabilities of other tokens need all logits.
-    if request.top_logprobs.is_none()
-        && let Some(chosen) = together_on_card(model, going, prompt, request)?
-    {
-        for (live, id) in going.iter_mut().zip(chosen) {
-            live.take(id, request, bounds, on_step)?;
-        }
-        return Ok(());
-    }
     let mut batch: Vec<Sequence> = going
         .iter_mut()
         .filter_map(|live| {
@@ -241,25 +238,78 @@ fn together(
     Ok(())
 }
 
-/// The same as far as the choice of the next tokens, if it is made on a card.
-fn together_on_card(
-    model: &Model,
+/// What is generated, and how.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    model: &'a Model,
+    prompt: &'a [u32],
+    request: &'a Request,
+    bounds: Bounds,
+    watch: &'a Watch<'a>,
+}
+
+/// Steps of some sequences on a card, each asked for before the tokens of the one before are known here, until one
+/// of them ends; says how many tokens that were.
+///
+/// What a sequence that ends has in its cache is its own tokens, the last one too.
+fn in_flight(
+    ask: Ask,
+    mut flight: Flight,
     going: &mut [&mut Live],
-    prompt: &[u32],
-    request: &Request,
-) -> Result<Option<Vec<u32>>> {
-    let (mut batch, mut choosing, mut so_far) = (Vec::new(), Vec::new(), Vec::new());
-    for live in going {
-        let draw = live.draw(request);
-        let Live { ids, cache, history, .. } = &mut **live;
-        if let (Some(tokens), Some(cache)) = (ids.last_chunk::<1>(), cache) {
-            batch.push(Sequence { tokens, cache: cache.get() });
-            let (sampling, history) = (&request.sampling, history.as_mut());
-            choosing.push(Choosing { sampling, draw, history });
-            so_far.push(&ids[..]);
+    on_step: &mut dyn FnMut(Step) -> Result<()>,
+) -> Result<usize> {
+    let mut num_taken = 0;
+    start(ask, &mut flight, going, 0)?;
+    loop {
+        ask.watch.check()?;
+        // Whose length ends it is known before.
+        let goes_on = going.iter().all(|live| ask.bounds.reached(live.ids.len() + 1).is_none());
+        if goes_on {
+            start(ask, &mut flight, going, 1)?;
+        }
+        num_taken += take_all(ask, &mut flight, going, on_step)?;
+        if !goes_on {
+            return Ok(num_taken);
+        }
+        if !going.iter().all(|live| live.is_going()) {
+            return Ok(num_taken + take_all(ask, &mut flight, going, on_step)?);
         }
     }
-    model.step_choosing(&mut batch, &mut choosing, |row| [prompt, so_far[row]].concat())
+}
+
+/// Asks for a step of each sequence, behind `num_unknown` tokens that are not known here yet.
+fn start(ask: Ask, flight: &mut Flight, going: &mut [&mut Live], num_unknown: usize) -> Result<()> {
+    let (mut tokens, mut caches, mut choosing) = (Vec::new(), Vec::new(), Vec::new());
+    for live in going {
+        let draw = live.draw(ask.request, num_unknown);
+        let Live { ids, cache, history, .. } = &mut **live;
+        if let (Some(&token), Some(cache)) = (ids.last(), cache) {
+            tokens.push(token);
+            caches.push(cache.get());
+            let (sampling, history) = (&ask.request.sampling, history.as_mut());
+            choosing.push(Choosing { sampling, draw, history });
+        }
+    }
+    let tokens = (num_unknown == 0).then_some(&tokens[..]);
+    ask.model.start(flight, tokens, &mut caches, &mut choosing)
+}
+
+/// Waits for a step, and gives each sequence that goes on its token; says how many these are.
+fn take_all(
+    ask: Ask,
+    flight: &mut Flight,
+    going: &mut [&mut Live],
+    on_step: &mut dyn FnMut(Step) -> Result<()>,
+) -> Result<usize> {
+    let chosen = flight.finish()?;
+    let mut num_taken = 0;
+    for (live, id) in going.iter_mut().zip(chosen).filter(|(live, _)| live.is_going()) {
+        let tokens = || [ask.prompt, &live.ids].concat();
+        let id = id.ok_or_else(|| ask.model.not_finite(&tokens()))?;
+        live.take(id, ask.request, ask.bounds, on_step)?;
+        num_taken += 1;
+    }
+    Ok(num_taken)
 }
 
 /// How long a sequence may become, in new tokens.
@@ -347,7 +397,7 @@ impl<'a> Live<'a> {
         if self.stop.is_some() {
             return Ok(());
         }
-        let draw = self.draw(request);
+        let draw = self.draw(request, 0);
         let id = request.sampling.choose(logits.to_vec(), prompt, &self.ids, draw);
         if let Some(top) = request.top_logprobs {
             let (logprob, top) = sampling::logprobs(logits, id, top);
@@ -356,9 +406,9 @@ impl<'a> Live<'a> {
         self.take(id, request, bounds, on_step)
     }
 
-    /// What decides the next choice.
-    fn draw(&self, request: &Request) -> f64 {
-        uniform(request.seed, self.number as u64, self.ids.len() as u64)
+    /// What decides the next choice, behind `num_unknown` more tokens than are known.
+    fn draw(&self, request: &Request, num_unknown: usize) -> f64 {
+        uniform(request.seed, self.number as u64, (self.ids.len() + num_unknown) as u64)
     }
 
     /// Takes the next token, whose log-probabilities are there, and tells of it.

@@ -7,7 +7,7 @@ use candle_nn::ops::rms_norm;
 
 use crate::anatomy::{self, EMBEDDING, HEAD, NORM, layer_tensor};
 use crate::cache::KvCache;
-use crate::card::{self, Card, CardCache, CardHistory, Choosing};
+use crate::card::{self, Card, CardCache, CardHistory, Choosing, Flight};
 use crate::config::DecoderConfig;
 use crate::device::Devices;
 use crate::error::{Error, Result};
@@ -222,8 +222,42 @@ impl Model {
         self.whole_card().filter(|card| card.can_choose())
     }
 
+    /// Steps that choose their tokens where the logits are, if that is on a card.
+    pub(crate) fn flight(&self) -> Option<Flight<'_>> {
+        self.chooser()?.flight()
+    }
+
+    /// Has a card run a token of each of up to eight sequences and choose the next ones: of `tokens`, or of those
+    /// that were chosen last, for the same sequences. [`Flight::finish`] waits for them.
+    pub(crate) fn start(
+        &self,
+        flight: &mut Flight,
+        tokens: Option<&[u32]>,
+        caches: &mut [&mut KvCache],
+        choosing: &mut [Choosing],
+    ) -> Result<()> {
+        if let Some(tokens) = tokens {
+            self.check_tokens(tokens)?;
+        }
+        let mut on_card = Vec::with_capacity(caches.len());
+        for cache in caches.iter_mut().filter_map(|cache| cache.card()) {
+            self.check_room(cache.lens()[0] + 1)?;
+            on_card.push(cache);
+        }
+        let started = flight.start(tokens, &mut on_card, choosing);
+        started.map_err(|error| self.devices.explained(error))
+    }
+
+    /// The error of `tokens` whose logits are not finite, which are run once more for that.
+    pub(crate) fn not_finite(&self, tokens: &[u32]) -> Error {
+        match self.first_not_finite(tokens) {
+            Ok(place) => Error::NotFinite { place },
+            Err(error) => error,
+        }
+    }
+
     /// What has occurred in the sequence of the tokens `prompt` and `new`, if choices are made on a card and
-    /// it matters for them; [`Model::step_choosing`] keeps it.
+    /// it matters for them; steps keep it.
     pub(crate) fn history(
         &self,
         sampling: &Sampling,
@@ -231,34 +265,6 @@ impl Model {
     ) -> Result<Option<CardHistory>> {
         let history = self.chooser().map_or(Ok(None), |card| card.history(sampling, tokens));
         history.map_err(|error| self.devices.explained(error))
-    }
-
-    /// As [`Model::step`] for up to eight sequences, and chooses the next token of each, where that is done
-    /// on a card; `None` where it is not. `tokens_of` as for [`Model::finite_logits`].
-    pub(crate) fn step_choosing(
-        &self,
-        sequences: &mut [Sequence],
-        choosing: &mut [Choosing],
-        tokens_of: impl Fn(usize) -> Vec<u32>,
-    ) -> Result<Option<Vec<u32>>> {
-        let Some(chosen) = self.step_chosen(sequences, choosing)? else { return Ok(None) };
-        let chosen = chosen.into_iter().collect::<Option<Vec<u32>>>();
-        if let (None, Some(card)) = (&chosen, self.chooser()) {
-            self.finite(card.last_logits(sequences.len())?, tokens_of)?;
-            return Err(Error::NotFinite { place: "the choice of a token".to_owned() });
-        }
-        Ok(chosen)
-    }
-
-    /// As [`Model::step_choosing`], with `None` in place of a token by logits that are not finite.
-    pub(crate) fn step_chosen(
-        &self,
-        sequences: &mut [Sequence],
-        choosing: &mut [Choosing],
-    ) -> Result<Option<Vec<Option<u32>>>> {
-        let Some(card) = self.chooser() else { return Ok(None) };
-        let chosen = card.step_choosing(&mut self.on_card(sequences)?, choosing);
-        chosen.map(Some).map_err(|error| self.devices.explained(error))
     }
 
     /// The same where the first layers are here and the others on `card`.

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use infer::device::Place;
-use infer::generate::{Request, generate};
+use infer::generate::{Request, Step, generate, go_on};
 use infer::load::{Arithmetic, Placing};
 use infer::open::{Opened, Spec, Wanted};
 use infer::placement::GpuLayers;
@@ -123,24 +123,67 @@ fn tokens_are_those_that_the_processor_chooses_by_the_same_logits() {
         },
         Sampling { logit_bias: vec![(412, 3.0)], suppress_tokens: vec![271, 380], ..sampled },
     ] {
-        let generated = |top_logprobs| {
-            let request = Request {
-                sampling: sampling.clone(),
-                seed: 7,
-                max_new_tokens: 60,
-                eos: Vec::new(),
-                stop_strings: Vec::new(),
-                num_sequences: 3,
-                top_logprobs,
+        // Sequences that end at different steps, and more than go together.
+        for (eos, num_sequences) in [(vec![], 3), (vec![384, 273, 271, 412], 11)] {
+            let generated = |top_logprobs| {
+                let (eos, stop_strings) = (eos.clone(), Vec::new());
+                let sampling = sampling.clone();
+                let (seed, max_new_tokens) = (7, 60);
+                let request = Request {
+                    sampling,
+                    seed,
+                    max_new_tokens,
+                    eos,
+                    stop_strings,
+                    num_sequences,
+                    top_logprobs,
+                };
+                let mut nobody = |_: Step| Ok(());
+                let prompt = &tokens(4)[..40];
+                let all = generate(&model, None, prompt, &request, &mut nobody, &Watch::nobody());
+                let sequences = all.unwrap().sequences.into_iter();
+                sequences.map(|sequence| (sequence.ids, sequence.stop)).collect::<Vec<_>>()
             };
-            let mut nobody = |_: infer::generate::Step| Ok(());
-            let prompt = &tokens(4)[..40];
-            let all =
-                generate(&model, None, prompt, &request, &mut nobody, &Watch::nobody()).unwrap();
-            all.sequences.into_iter().map(|sequence| sequence.ids).collect::<Vec<_>>()
-        };
-        assert_eq!(generated(None), generated(Some(0)), "{sampling:?}");
+            assert_eq!(generated(None), generated(Some(0)), "{sampling:?}");
+        }
     }
+}
+
+/// Steps that were asked for when who listens has had enough are nobody's; the cache is good to go on with.
+#[test]
+fn generation_that_is_stopped_goes_on_where_it_was() {
+    let Some(model) = on_gpu(&tiny(None), Arithmetic::F16, GpuLayers::Auto) else { return };
+    let request = |max_new_tokens| Request {
+        sampling: Sampling { temperature: 0.7, ..Sampling::default() },
+        seed: 3,
+        max_new_tokens,
+        eos: Vec::new(),
+        stop_strings: Vec::new(),
+        num_sequences: 1,
+        top_logprobs: None,
+    };
+    let prompt = &tokens(6)[..30];
+    let mut nobody = |_: Step| Ok(());
+    let all = generate(&model, None, prompt, &request(24), &mut nobody, &Watch::nobody()).unwrap();
+    let all = &all.sequences[0].ids;
+    let mut cache = model.cache(1).unwrap();
+    let mut heard = Vec::new();
+    let mut enough = |step: Step| {
+        heard.extend(step.id);
+        if heard.len() == 10 { Err(infer::Error::Cancelled) } else { Ok(()) }
+    };
+    let stopped =
+        go_on(&model, None, prompt, &mut cache, &request(24), &mut enough, &Watch::nobody());
+    assert!(matches!(stopped, Err(infer::Error::Cancelled)));
+    assert_eq!(heard, all[..10]);
+    // It holds the tokens that were heard, or the first of them.
+    let so_far = [prompt, &all[..10]].concat();
+    assert!(cache.len() <= so_far.len() && cache.len() >= prompt.len(), "{}", cache.len());
+    cache.truncate(so_far.len() - 1);
+    let logits = model.prompt_logits(&so_far[cache.len()..], &mut cache).unwrap();
+    let mut fresh = model.cache(1).unwrap();
+    let expected = model.prompt_logits(&so_far, &mut fresh).unwrap();
+    assert!(furthest(&logits, &expected) < 0.15);
 }
 
 /// A step that fails leaves the cache as it was.

@@ -25,7 +25,7 @@ use crate::source::WeightSource;
 pub(crate) struct Card {
     /// Work on a card is done one call after the other.
     decoder: Mutex<Decoder>,
-    /// Chooses tokens, where the vocabulary is not too large for it. Whoever has both has the decoder first.
+    /// Chooses tokens, where the vocabulary is not too large for it. Whoever has both has the sampler first.
     sampler: Option<Mutex<Sampler>>,
     first_layer: usize,
     num_layers: usize,
@@ -232,6 +232,12 @@ impl Card {
         self.sampler.is_some()
     }
 
+    /// Steps that choose their tokens, if they can be chosen here and all of the model is; others wait meanwhile.
+    pub(crate) fn flight(&self) -> Option<Flight<'_>> {
+        let sampler = self.sampler.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Flight { card: self, sampler, num_waiting: 0 })
+    }
+
     /// What has occurred in the sequence of the tokens `prompt` and `new`, and matters for choices.
     pub(crate) fn history(
         &self,
@@ -249,33 +255,6 @@ impl Card {
         let vocab_size = decoder.shape().vocab_size;
         let history = History::new(decoder.gpu(), vocab_size, tokens, logit_bias, suppress_tokens)?;
         Ok(Some(CardHistory(history)))
-    }
-
-    /// As [`Card::step`], and chooses the next token of each sequence; `None` where its logits are not finite.
-    pub(crate) fn step_choosing(
-        &self,
-        sequences: &mut [(u32, &mut CardCache)],
-        choosing: &mut [Choosing],
-    ) -> Result<Vec<Option<u32>>> {
-        let mut decoder = self.decoder();
-        start_step(&mut decoder, sequences)?;
-        let Some(sampler) = &self.sampler else { return Ok(vec![None; sequences.len()]) };
-        let mut rows: Vec<Row> = choosing
-            .iter_mut()
-            .map(|Choosing { sampling, draw, history }| Row {
-                settings: settings(sampling),
-                draw: *draw,
-                history: history.as_mut().map(|history| &mut history.0),
-            })
-            .collect();
-        let mut sampler = sampler.lock().unwrap_or_else(PoisonError::into_inner);
-        let choices = sampler.choose(decoder.logits_on_card(), &mut rows, false)?;
-        Ok(choices.into_iter().map(|it| it.is_finite.then_some(it.token)).collect())
-    }
-
-    /// The logits of the last step's sequences.
-    pub(crate) fn last_logits(&self, num_sequences: usize) -> Result<Vec<f32>> {
-        Ok(self.decoder().logits(num_sequences)?)
     }
 
     /// Runs a row of hidden states of each sequence, (n, `hidden_size`), through all of the layers here, and
@@ -370,6 +349,69 @@ fn start_step(decoder: &mut Decoder, sequences: &mut [(u32, &mut CardCache)]) ->
         cache.stepped();
     }
     Ok(())
+}
+
+/// Steps that are asked for before the tokens of the one before are known here.
+pub(crate) struct Flight<'a> {
+    card: &'a Card,
+    sampler: MutexGuard<'a, Sampler>,
+    /// Steps that were asked for and not waited for.
+    num_waiting: usize,
+}
+
+impl Flight<'_> {
+    /// Has the card run a token of each of up to [`MAX_BATCH`] sequences and choose those behind them: of `tokens`,
+    /// or of those that were chosen last, for the same sequences.
+    pub(crate) fn start(
+        &mut self,
+        tokens: Option<&[u32]>,
+        caches: &mut [&mut CardCache],
+        choosing: &mut [Choosing],
+    ) -> Result<()> {
+        let mut decoder = self.card.decoder();
+        for cache in caches.iter_mut() {
+            cache.reserve_for_step()?;
+        }
+        let mut held: Vec<&mut Cache> = caches.iter_mut().map(|cache| &mut cache.cache).collect();
+        match tokens {
+            Some(tokens) => {
+                let batch = tokens.iter().copied().zip(held);
+                decoder.step(&mut batch.collect::<Vec<_>>())?;
+            }
+            None => decoder.step_with(self.sampler.tokens(), &mut held)?,
+        }
+        for cache in caches.iter_mut() {
+            cache.stepped();
+        }
+        let mut rows: Vec<Row> = choosing
+            .iter_mut()
+            .map(|Choosing { sampling, draw, history }| Row {
+                settings: settings(sampling),
+                draw: *draw,
+                history: history.as_mut().map(|history| &mut history.0),
+            })
+            .collect();
+        self.sampler.start(decoder.logits_on_card(), &mut rows, false)?;
+        self.num_waiting += 1;
+        Ok(())
+    }
+
+    /// Waits for the first of the steps that were asked for, and gives what was chosen there; `None` where the logits
+    /// were not finite.
+    pub(crate) fn finish(&mut self) -> Result<Vec<Option<u32>>> {
+        self.num_waiting -= 1;
+        let choices = self.sampler.finish()?;
+        Ok(choices.into_iter().map(|it| it.is_finite.then_some(it.token)).collect())
+    }
+}
+
+impl Drop for Flight<'_> {
+    /// Who comes next finds nothing waiting.
+    fn drop(&mut self) {
+        while self.num_waiting > 0 {
+            let _ = self.finish();
+        }
+    }
 }
 
 /// `sampling` without the tokens that it names.

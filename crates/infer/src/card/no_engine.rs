@@ -94,19 +94,11 @@ impl Card {
         match *self {}
     }
 
+    pub(crate) fn flight(&self) -> Option<Flight<'_>> {
+        match *self {}
+    }
+
     pub(crate) fn history(&self, _: &Sampling, _: [&[u32]; 2]) -> Result<Option<CardHistory>> {
-        match *self {}
-    }
-
-    pub(crate) fn step_choosing(
-        &self,
-        _: &mut [(u32, &mut CardCache)],
-        _: &mut [Choosing],
-    ) -> Result<Vec<Option<u32>>> {
-        match *self {}
-    }
-
-    pub(crate) fn last_logits(&self, _: usize) -> Result<Vec<f32>> {
         match *self {}
     }
 
@@ -134,5 +126,30 @@ impl CardCache {
 
     pub(crate) fn fork(&self) -> Result<Self> {
         match *self {}
+    }
+}
+
+/// Steps that are asked for before the tokens of the one before are known.
+pub(crate) enum Flight<'a> {
+    #[expect(dead_code, reason = "there is never one")]
+    Of(&'a Card),
+}
+
+impl Flight<'_> {
+    pub(crate) fn start(
+        &mut self,
+        _: Option<&[u32]>,
+        _: &mut [&mut CardCache],
+        _: &mut [Choosing],
+    ) -> Result<()> {
+        match self {
+            Self::Of(card) => match **card {},
+        }
+    }
+
+    pub(crate) fn finish(&mut self) -> Result<Vec<Option<u32>>> {
+        match self {
+            Self::Of(card) => match **card {},
+        }
     }
 }
