@@ -297,3 +297,78 @@ fn table(text: &mut String, lines: &[Vec<String>]) {
         text.push('\n');
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use infer::bench::What;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn columns_are_there_where_a_row_has_something_in_them() {
+        let Command::Bench(args) = Cli::parse_from(["infer", "bench", "model"]).command else {
+            panic!("it is a bench");
+        };
+        let row = |what, num_tokens, seconds, read_bytes, flops, joules| Row {
+            what,
+            num_tokens,
+            context: 0,
+            batch: 1,
+            time: Duration::from_secs(seconds),
+            read_bytes,
+            flops,
+            joules,
+        };
+        let rows = vec![
+            row(What::Prefill, 512, 1, None, Some(4e14), Some(256.0)),
+            row(What::Decode, 64, 2, Some(3_000), None, None),
+        ];
+        let limits = Limits {
+            device: "cuda:0, a card".to_owned(),
+            read_bytes_per_second: Some(2_000.0),
+            flops_per_second: Some(8e14),
+        };
+        let time = Duration::from_secs(1);
+        let peer = Peer { name: "transformers 5, PyTorch 2".to_owned(), seconds: vec![2.0, 1.0] };
+        let mut report = Report {
+            args: &args,
+            loaded: Summary { step_bytes: 100, weight_bytes: 200, time },
+            limits,
+            measured: Measured { rows, is_finite: true, peak_bytes: Some(3 << 30) },
+            peer: Some(peer),
+            engine: Some("fast"),
+        };
+        let expected = "\
+cuda:0, a card, fast engine
+memory reads 0.0 GB/s; a token reads 0.000 GB of weights: at most 20.0 tokens/s
+a product of matrices has 800 TFLOP/s
+load 1.00 s (0.00 GB/s)
+memory in use at most 3.00 GiB
+beside transformers 5, PyTorch 2, random weights
+         tokens  context  batch  tokens/s  of memory  TFLOP/s  of product  J/token  transformers  times
+prefill     512        0      1     512.0          -      400      50.0 %    0.500         256.0   2.00
+decode       64        0      1      32.0     75.0 %        -           -        -          64.0   0.50
+";
+        assert_eq!(report.text(), expected);
+        let json = report.to_json();
+        assert_eq!(json["engine"], "fast");
+        assert_eq!(json["rows"][0]["product_fraction"], 0.5);
+        assert_eq!(json["rows"][0]["joules_per_token"], 0.5);
+        assert!(json["rows"][1]["product_fraction"].is_null());
+
+        // On the processor none of that is known.
+        report.limits = Limits { device: "cpu".to_owned(), ..Limits::default() };
+        (report.engine, report.peer, report.measured.peak_bytes) = (None, None, None);
+        report.measured.rows[0].joules = None;
+        let expected = "\
+cpu
+load 1.00 s (0.00 GB/s)
+         tokens  context  batch  tokens/s
+prefill     512        0      1     512.0
+decode       64        0      1      32.0
+";
+        assert_eq!(report.text(), expected);
+    }
+}

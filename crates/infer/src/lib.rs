@@ -15,7 +15,7 @@
 //! - `stored`, [`source`], [`unbuilt`], [`random_weights`]: where they come from
 //! - `card`: the part of a model that lies on a GPU with kernels of our own
 //! - [`cache`]: the keys and values of a sequence
-//! - `exponential`, `attention`, `feed_forward`, `layer`, [`model`]: the decoder
+//! - `exponential`, `attention`, `feed_forward`, `layer`, `parts`, [`model`]: the decoder
 //! - [`tokenizer`], [`text_stream`], [`stop_strings`]: text to tokens, and back as they come
 //! - [`jinja`], [`chat_template`]: a chat as one text
 //! - [`sampling`], [`generation_config`], [`generate`](mod@generate), [`session`]: new tokens
@@ -58,6 +58,7 @@ pub mod memory;
 pub mod model;
 mod numbers;
 pub mod open;
+mod parts;
 pub mod placement;
 pub mod progress;
 pub mod quantised;
