@@ -251,7 +251,7 @@ struct Ask<'a> {
 /// Steps of some sequences on a card, each asked for before the tokens of the one before are known here, until one
 /// of them ends; says how many tokens that were.
 ///
-/// What a sequence that ends has in its cache is its own tokens, the last one too.
+/// What a sequence that ends has in its cache is its own tokens, with or without the last one.
 fn in_flight(
     ask: Ask,
     mut flight: Flight,
