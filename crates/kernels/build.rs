@@ -9,8 +9,14 @@ use std::{env, fs, thread};
 
 /// The files of `kernels/`, each with the first compute capability that has what it needs: the copy engine
 /// of Hopper for `decode`, its clusters of blocks for `sample`.
-const FILES: [(&str, u32); 5] =
-    [("decode", 90), ("flash", 75), ("read", 75), ("rows", 75), ("sample", 90)];
+const FILES: [(&str, u32); 6] = [
+    ("decode", 90),
+    ("decode_blocks", 90),
+    ("flash", 75),
+    ("read", 75),
+    ("rows", 75),
+    ("sample", 90),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");

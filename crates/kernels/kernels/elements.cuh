@@ -11,6 +11,13 @@
 // The threads of a warp.
 constexpr int WARP = 32;
 
+// A number of which the compiler does not know that it is the same each time. What follows from it is computed where
+// it is needed, and not before a loop, for all that the loop may do, and pushed out of registers.
+__device__ __forceinline__ int fresh(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // ---------------------------------------------------------------- numbers
 
 template <typename E> __device__ __forceinline__ float wide(E x);
@@ -109,6 +116,19 @@ __device__ __forceinline__ void mma<__nv_bfloat16>(float c[4], uint32_t a0, uint
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 #else
     __trap(); // Cards without bf16 are given f16.
+#endif
+}
+
+// c (16 × 8) += a (16 × 32) · b (32 × 8), of whole numbers of eight bits with a sign. A lane holds of c the same
+// places, of a four neighbouring numbers in place of a pair, of b as well.
+__device__ __forceinline__ void mma_s8(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                       uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else
+    __trap(); // Only steps in one launch have it, which need a newer card.
 #endif
 }
 

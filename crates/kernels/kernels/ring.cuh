@@ -56,4 +56,14 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, uint32_t 
                  : "memory");
 }
 
+// Copies BYTES, 4 or 16, which a thread waits for with all that it asked for before.
+template <int BYTES> __device__ __forceinline__ void copy_cell(void *to, const void *from) {
+    if constexpr (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void wait_for_cells() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 #endif

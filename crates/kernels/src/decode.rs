@@ -1,4 +1,4 @@
-//! A step of a decoder for one to eight sequences, in one launch (`kernels/decode.cu`).
+//! A step of a decoder for one to eight sequences, in one launch (`kernels/decode.cuh`).
 
 use std::mem::offset_of;
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use crate::forms::{Form, Matrix};
 use crate::gpu::{Buffer, Gpu, Kernel, Launch, Module, Plain};
 use crate::prefill::{Hidden, Prefill};
 
-static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
+static DENSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
+static BLOCKS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode_blocks.fatbin"));
 
 /// Sequences that take a step together, at most.
 pub const MAX_BATCH: usize = 8;
 
-/// Threads of a block, and query heads of an item of attention: as in `kernels/decode.cu`.
+/// Threads of a block, and query heads of an item of attention: as in `kernels/decode.cuh`.
 const BLOCK_THREADS: u32 = 288;
 const HEADS: usize = 4;
 const MAX_STAGES: usize = 16;
@@ -21,6 +22,8 @@ const TILE: usize = 16;
 /// Tiles whose sums are on their way from warp to warp at once, and these warps.
 const SUMS: usize = 2;
 const WARPS: usize = 8;
+/// Columns of activations that a block holds at once where it has no room for all.
+const SLICE: usize = 2048;
 /// What attention needs of a block's shared memory.
 const ATTENTION_BYTES: usize = 24 << 10;
 /// What activations take of it at most: the rest holds weights on their way.
@@ -175,7 +178,7 @@ impl RawMatrix {
     }
 }
 
-/// `Layer` of `kernels/decode.cu`.
+/// `Layer` of `kernels/decode.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 struct RawLayer {
@@ -204,7 +207,7 @@ unsafe impl Plain for RawLayer {}
 // SAFETY: integers, without padding.
 unsafe impl Plain for RawSequence {}
 
-/// `DecodeParams` of `kernels/decode.cu`.
+/// `DecodeParams` of `kernels/decode.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 struct Params {
@@ -221,6 +224,7 @@ struct Params {
     gated: u64,
     logits: u64,
     parts: u64,
+    fixed: u64,
     arrived: u64,
     barrier: u64,
     eps: f32,
@@ -242,30 +246,52 @@ struct Params {
     x_bytes: i32,
 }
 
-// The kernel's own layout: `kernels/decode.cu` asserts the same.
+// The kernel's own layout: `kernels/decode.cuh` asserts the same.
 const _: () = assert!(size_of::<RawLayer>() == 136 && size_of::<RawSequence>() == 24);
-const _: () = assert!(offset_of!(Params, eps) == 136 && size_of::<Params>() == 208);
+const _: () = assert!(offset_of!(Params, eps) == 144 && size_of::<Params>() == 216);
 
-/// The kernel that takes a step in one launch.
+/// The kernels that take a step in one launch.
 #[derive(Debug)]
 struct Whole {
     module: Module,
-    kernel: Kernel,
+    /// Each with how many sequences it is for, at most.
+    kernels: Vec<(usize, Kernel)>,
     /// What a block may have of shared memory.
     shared_bytes: usize,
 }
 
 impl Whole {
     /// `None` where the card is from before Hopper.
-    fn new(gpu: &Arc<Gpu>, shape: &Shape, element: Element) -> Result<Option<Self>> {
-        let module = match gpu.module(FATBIN) {
+    fn new(
+        gpu: &Arc<Gpu>,
+        shape: &Shape,
+        element: Element,
+        has_blocks: bool,
+    ) -> Result<Option<Self>> {
+        let module = match gpu.module(if has_blocks { BLOCKS } else { DENSE }) {
             Err(Error::NoKernelForCard { .. }) => return Ok(None),
             module => module?,
         };
-        let lanes = (shape.head_dim / 8).next_power_of_two();
-        let kernel = module.kernel(&format!("decode_{}_{lanes}", element.name()))?;
-        let shared_bytes = module.allow_shared(kernel)?;
-        Ok(Some(Self { module, kernel, shared_bytes }))
+        // Kernels for blocks take long to compile: heads of 32 share one with those of 64.
+        let least = if has_blocks { 8 } else { 4 };
+        let lanes = (shape.head_dim / 8).next_power_of_two().max(least);
+        let named = |name: String, batch: usize| {
+            Ok((batch, module.kernel(&format!("decode_{name}_{lanes}"))?))
+        };
+        let kernels: Vec<(usize, Kernel)> = if has_blocks {
+            [1, 2, 4, 8]
+                .map(|batch| named(format!("blocks_{batch}"), batch))
+                .into_iter()
+                .collect::<Result<_>>()?
+        } else {
+            vec![named(element.name().to_owned(), MAX_BATCH)?]
+        };
+        let shared: Vec<usize> = kernels
+            .iter()
+            .map(|&(_, kernel)| module.allow_shared(kernel))
+            .collect::<Result<_>>()?;
+        let shared_bytes = shared.into_iter().min().unwrap_or(0);
+        Ok(Some(Self { module, kernels, shared_bytes }))
     }
 }
 
@@ -290,9 +316,10 @@ pub struct Decoder {
     gated: Buffer,
     pub(crate) logits: Buffer,
     parts: Buffer,
+    fixed: Buffer,
     counters: Buffer,
     stage_bytes: usize,
-    has_q4_k: bool,
+    has_blocks: bool,
     /// Parts of a sequence's positions, at most.
     splits: usize,
 }
@@ -308,14 +335,16 @@ impl Decoder {
         weights: Weights,
         [cos, sin]: [&[f32]; 2],
     ) -> Result<Self> {
-        let whole = Whole::new(gpu, &shape, element)?;
+        let has_blocks = weights.matrices().any(|matrix| matrix.form != Form::Dense);
+        let whole = Whole::new(gpu, &shape, element, has_blocks)?;
         let raw: Vec<RawLayer> = weights.layers.iter().map(raw_layer).collect();
         let has_q4_k = weights.matrices().any(|matrix| matrix.form == Form::Q4K);
         let stage_bytes = TILE * if has_q4_k { 1216 } else { 1088 };
         let sets = shape.num_key_value_heads
             * (shape.num_attention_heads / shape.num_key_value_heads).div_ceil(HEADS);
         // As many as there are blocks for when a sequence is alone: its numbers do not depend on others.
-        let splits = (gpu.num_multiprocessors() as usize / sets).max(1);
+        // Where there are few positions, each head of a set has an item instead.
+        let splits = (gpu.num_multiprocessors() as usize / sets).max(HEADS);
         let floats = |n: usize| gpu.zeros(MAX_BATCH * n * 4);
         let halves = |n: usize| gpu.zeros(MAX_BATCH * n * 2);
         Ok(Self {
@@ -328,6 +357,8 @@ impl Decoder {
             gated: halves(shape.intermediate_size)?,
             logits: floats(shape.vocab_size)?,
             parts: gpu.zeros(MAX_BATCH * sets * splits * HEADS * (shape.head_dim + 2) * 4)?,
+            fixed: gpu
+                .zeros(fixed_bytes(shape.queries().max(shape.intermediate_size), MAX_BATCH))?,
             counters: gpu.zeros((1 + MAX_BATCH * sets) * 4)?,
             gpu: Arc::clone(gpu),
             shape,
@@ -336,7 +367,7 @@ impl Decoder {
             prefill: None,
             whole,
             stage_bytes,
-            has_q4_k,
+            has_blocks,
             splits,
         })
     }
@@ -445,6 +476,11 @@ impl Decoder {
             let (major, minor) = self.gpu.compute_capability()?;
             return Err(Error::NoKernelForCard { major, minor });
         };
+        let &(_, kernel) = whole
+            .kernels
+            .iter()
+            .find(|(most, _)| batch <= *most)
+            .expect("there is a kernel for the largest batch");
         let shape = &self.shape;
         let blocks = self.gpu.num_multiprocessors();
         let x_bytes = self.activation_bytes(batch);
@@ -465,6 +501,7 @@ impl Decoder {
             gated: self.gated.address(),
             logits: self.logits.address(),
             parts: self.parts.address(),
+            fixed: self.fixed.address(),
             arrived: self.counters.address() + 4,
             barrier: self.counters.address(),
             eps: shape.rms_norm_eps,
@@ -495,23 +532,26 @@ impl Decoder {
         // SAFETY: the parameters are the kernel's, and the buffers are this decoder's and the caches', which
         // wait for the stream when they are let go of.
         unsafe {
-            whole.module.launch(whole.kernel, launch, &mut params)
+            whole.module.launch(kernel, launch, &mut params)
         }
     }
 
     /// What activations of `batch` sequences are given of a block's shared memory.
     fn activation_bytes(&self, batch: usize) -> usize {
-        // A row is padded; `BlockSums` of `kernels/forms.cuh` come behind the rows.
-        let block_sums = |inputs: usize| inputs / 2 * batch.div_ceil(2) + inputs / 8 * batch;
+        // A row is padded.
+        let dense = |inputs: usize| batch * ((inputs * 2).next_multiple_of(128) + 64);
         let bytes = |inputs: usize| {
-            let rows = batch * ((inputs * 2).next_multiple_of(128) + 64);
-            rows + if self.has_q4_k { block_sums(inputs) } else { 0 }
+            let fixed = if self.has_blocks { fixed_bytes(inputs, batch) } else { 0 };
+            dense(inputs).max(fixed)
         };
         let shape = &self.shape;
-        // What comes from a norm must be there; the rest is read from global memory if it does not fit.
+        // What comes from a norm must be there, and two slices of what does not fit.
         let needed = bytes(shape.hidden_size).max(ATTENTION_BYTES);
-        let wanted = [shape.queries(), shape.intermediate_size].map(bytes);
-        wanted.into_iter().filter(|&bytes| bytes <= MAX_ACTIVATION_BYTES).fold(needed, usize::max)
+        let wanted = [shape.queries(), shape.intermediate_size].map(|inputs| match bytes(inputs) {
+            bytes if bytes <= MAX_ACTIVATION_BYTES => bytes,
+            _ => 2 * bytes(SLICE).next_multiple_of(16),
+        });
+        wanted.into_iter().fold(needed, usize::max)
     }
 
     /// The logits of the last step's sequences: (batch, `vocab_size`).
@@ -520,6 +560,11 @@ impl Decoder {
         self.logits.read(0, &mut logits)?;
         Ok(logits)
     }
+}
+
+/// `Fixed::bytes` of `kernels/products.cuh`: activations of `batch` sequences in fixed point.
+fn fixed_bytes(inputs: usize, batch: usize) -> usize {
+    batch * (2 * (inputs.next_multiple_of(128) + 16) + inputs.div_ceil(256) * 36)
 }
 
 impl Weights {

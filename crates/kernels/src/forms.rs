@@ -126,7 +126,8 @@ fn part_q4_k(piece: &[u8], to: &mut Vec<u8>) {
             for lane in 0..4 {
                 for part in 0..4 {
                     let first = unit * 128 + part * 32 + lane * 8;
-                    let place = |j: usize| 4 * (j / 2) + 16 * (j % 2);
+                    // Two words of bytes: the lower halves, and the upper ones.
+                    let place = |j: usize| 8 * (j % 4) + 4 * (j / 4);
                     let word = (0..8).fold(0, |word, j| word | code(first + j) << place(j));
                     to.extend_from_slice(&word.to_le_bytes());
                 }

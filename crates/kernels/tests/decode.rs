@@ -63,14 +63,14 @@ fn bf16() {
 
 #[test]
 fn more_positions_than_one_block_takes() {
-    check(CASE, 1, 300, 0.01);
-    check(CASE, 2, 200, 0.01);
+    check(CASE, 1, 500, 0.01);
+    check(CASE, 2, 360, 0.01);
 }
 
 #[test]
 fn windows() {
     check(Case { window: Some(7), ..CASE }, 1, 30, 0.01);
-    check(Case { window: Some(100), ..CASE }, 2, 180, 0.01);
+    check(Case { window: Some(330), ..CASE }, 2, 400, 0.01);
 }
 
 #[test]
@@ -111,16 +111,20 @@ fn q8_0_and_q4_k() {
 #[test]
 fn a_sequence_has_the_same_numbers_alone_and_beside_others() {
     let Some(gpu) = card() else { return };
+    let token = |i: u32| i % TINY.vocab_size as u32;
     for form in [Form::Dense, Form::Q8_0, Form::Q4K] {
         let Pair { mut decoder, .. } = pair(&gpu, Case { form, ..CASE });
         let mut alone = decoder.cache(POSITIONS).unwrap();
         let mut others: Vec<Cache> = (0..5).map(|_| decoder.cache(POSITIONS).unwrap()).collect();
         // From some hundred positions on attention is in parts.
-        for step in 0..250 {
-            decoder.step(&mut [(step, &mut alone)]).unwrap();
+        for step in 0..400 {
+            decoder.step(&mut [(token(step), &mut alone)]).unwrap();
             let single = decoder.logits(1).unwrap();
-            let mut batch: Vec<(u32, &mut Cache)> =
-                others.iter_mut().enumerate().map(|(i, cache)| (step + i as u32, cache)).collect();
+            let mut batch: Vec<(u32, &mut Cache)> = others
+                .iter_mut()
+                .enumerate()
+                .map(|(i, cache)| (token(step + i as u32), cache))
+                .collect();
             decoder.step(&mut batch).unwrap();
             let first = &decoder.logits(5).unwrap()[..TINY.vocab_size];
             assert_eq!(single, first, "at step {step} of {form:?}");
