@@ -154,6 +154,15 @@ pub(crate) enum QuantizeName {
     Q4K,
 }
 
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerName {
+    /// as it comes
+    Transformers,
+    /// transformers, and again with a static cache and its step compiled, which takes minutes: decoding at batch 1,
+    /// on NVIDIA's GPUs
+    Compiled,
+}
+
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum EngineName {
     /// infer's own, where they are in this program
@@ -311,8 +320,8 @@ pub(crate) struct BenchArgs {
     pub(crate) repeats: usize,
     /// Time transformers as well, with random weights of the same geometry on the same device, if python3 has
     /// it
-    #[arg(long)]
-    pub(crate) compare: bool,
+    #[arg(long, value_name = "PEER,…", value_delimiter = ',', num_args = 0..=1, require_equals = true)]
+    pub(crate) compare: Option<Vec<PeerName>>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Print one JSON object

@@ -2,6 +2,7 @@
 
 mod bench_command;
 mod bench_peer;
+mod bench_transformers;
 mod chat;
 mod chosen;
 mod cli;

@@ -345,14 +345,36 @@ fn layers_for_a_gpu_that_is_not_used_are_a_note() {
     }
 }
 
-/// A `python3` in place of the real one, and the `PATH` that finds it first.
+/// A program in place of the real one, and the `PATH` that finds it first.
 #[cfg(unix)]
-fn python(dir: &Path, script: &str) -> String {
+fn stand_in(dir: &Path, program: &str, script: &str) -> String {
     use std::os::unix::fs::PermissionsExt;
-    let file = dir.join("python3");
+    let file = dir.join(program);
     std::fs::write(&file, script).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
     format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
+/// A bench of one prompt and one context, with `more` options and this `PATH`.
+#[cfg(unix)]
+fn short_bench(model: &str, more: &[&str], path: &str) -> Said {
+    let args = [
+        "bench",
+        model,
+        "--prompts",
+        "8",
+        "--contexts",
+        "4",
+        "--steps",
+        "2",
+        "--repeats",
+        "1",
+        "--device",
+        "cpu",
+    ];
+    let mut program = program();
+    program.args(args).args(more).env("PATH", path).env("RAYON_NUM_THREADS", "2");
+    said(&program.output().unwrap())
 }
 
 #[cfg(unix)]
@@ -360,34 +382,18 @@ fn python(dir: &Path, script: &str) -> String {
 fn a_bench_stands_beside_transformers_if_python_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let tiny = tiny();
-    let args = [
-        "bench",
-        &tiny,
-        "--prompts",
-        "8",
-        "--contexts",
-        "4",
-        "--batches",
-        "1",
-        "--steps",
-        "2",
-        "--repeats",
-        "1",
-        "--compare",
-        "--layers",
-        "dus(8)",
-        "--device",
-        "cpu",
-    ];
     let bench = |path: &str, more: &[&str]| {
-        let output = program().args(args).args(more).env("PATH", path).output().unwrap();
-        said(&output)
+        let plan = ["--batches", "1", "--compare", "--layers", "dus(8)"];
+        short_bench(&tiny, &[&plan[..], more].concat(), path)
     };
     // It keeps what it was asked, and answers.
     let answer = r#"{"transformers": "5", "torch": "2", "rows": [{"seconds": 4}, {"seconds": 8}]}"#;
     let asked = dir.path().join("asked.json");
-    let path =
-        python(dir.path(), &format!("#!/bin/sh\ncat > '{}'\necho '{answer}'\n", asked.display()));
+    let path = stand_in(
+        dir.path(),
+        "python3",
+        &format!("#!/bin/sh\ncat > '{}'\necho '{answer}'\n", asked.display()),
+    );
     let object = bench(&path, &["--json"]).done().json();
     assert_eq!(object["peer"], "transformers 5, PyTorch 2");
     assert_eq!(object["rows"][0]["transformers_seconds"], 4.0);
@@ -396,7 +402,7 @@ fn a_bench_stands_beside_transformers_if_python_has_it() {
     assert_eq!(asked["config"]["num_hidden_layers"], 48);
     assert_eq!((&asked["device"], &asked["dtype"]), (&json!("cpu"), &json!("float32")));
     let decode = json!({ "what": "decode", "num_tokens": 2, "context": 4, "batch": 1 });
-    assert_eq!(asked["rows"][1], decode);
+    assert_eq!((&asked["rows"][1], &asked["compile"]), (&decode, &json!(false)));
     let lines = bench(&path, &[]).done().stdout;
     assert!(lines.contains("beside transformers 5, PyTorch 2, random weights"), "{lines}");
     // Eight tokens in four seconds, two in eight.
@@ -411,12 +417,53 @@ fn a_bench_stands_beside_transformers_if_python_has_it() {
         (None, "python3: "),
     ] {
         let nowhere = || dir.path().join("nothing").display().to_string();
-        let path = script.map_or_else(nowhere, |script| python(dir.path(), script));
+        let path = script.map_or_else(nowhere, |script| stand_in(dir.path(), "python3", script));
         // What was measured here is not lost.
         let told = bench(&path, &["--json"]).done();
         let note = format!("note: transformers is not timed: {why}");
         assert!(told.stderr.contains(&note), "{told:?}");
         let object = told.json();
         assert!(object["peer"].is_null() && object["rows"][1]["transformers_seconds"].is_null());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_compiled_step_has_its_own_column_or_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = tiny();
+    let bench = |rest: &str, more: &[&str]| {
+        let rows = r#"{"seconds": 4}, {"seconds": 8, "compiled_seconds": 0.5}, {"seconds": 2}"#;
+        let answer = format!(r#"{{"transformers": "5", "torch": "2", "rows": [{rows}]{rest}}}"#);
+        let script = format!("#!/bin/sh\ngrep -q '\"compile\":true' && echo '{answer}'\n");
+        let path = stand_in(dir.path(), "python3", &script);
+        let plan = ["--batches", "1,2", "--compare=compiled"];
+        short_bench(&tiny, &[&plan[..], more].concat(), &path)
+    };
+    let object = bench("", &["--json"]).done().json();
+    let seconds: Vec<_> = (0..3).map(|row| &object["rows"][row]["compiled_seconds"]).collect();
+    assert_eq!(seconds, [&json!(null), &json!(0.5), &json!(null)]);
+    assert_eq!(object["rows"][1]["transformers_seconds"], 8.0);
+    let lines = bench("", &[]).done().stdout;
+    let beside = "beside transformers 5, PyTorch 2, static cache, compiled step, random weights";
+    assert!(lines.contains(beside) && lines.contains("transformers compiled"), "{lines}");
+
+    let told = bench(r#", "not_compiled": "there is no compiler""#, &[]).done();
+    let note = "note: transformers compiled is not timed: there is no compiler";
+    assert!(told.stderr.contains(note), "{told:?}");
+    assert!(!told.stdout.contains("compiled"), "{told:?}");
+    assert!(told.stdout.contains("beside transformers 5, PyTorch 2, random weights"), "{told:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn who_is_named_has_to_be_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tiny, nowhere) = (tiny(), dir.path().display().to_string());
+    for (peer, why) in [
+        ("transformers", "transformers is not timed: python3 is not on PATH"),
+        ("compiled", "transformers compiled is not timed: python3 is not on PATH"),
+    ] {
+        short_bench(&tiny, &[&format!("--compare={peer}")], &nowhere).refused(&[why]);
     }
 }
