@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::bench_peer::{self, Peer, Request};
 use crate::cli::{BenchArgs, PeerName};
 use crate::terminal::{Terminal, print};
-use crate::{bench_transformers, chosen};
+use crate::{bench_llama_cpp, bench_transformers, chosen};
 
 /// A model, what it takes in memory, and the time that loading it took.
 struct Loaded {
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     };
     settings.check(opened.config.max_position_embeddings)?;
     let asked = match &args.compare {
-        Some(named) => bench_peer::asked(named)?,
+        Some(named) => bench_peer::asked(named, opened.gguf_file())?,
         None => Vec::new(),
     };
     let progress = terminal.progress(args.run.quiet);
@@ -96,7 +96,9 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     let loaded = loaded.summary();
     let request = Request {
         config: &opened.config_json()?,
+        file: opened.gguf_file(),
         device: &target.name(),
+        num_gpu_layers: if plan.head_on_gpu() { plan.num_gpu_layers() + 1 } else { 0 },
         dtype: torch_name(dtype),
         rows: &measured.rows,
         repeats: args.repeats,
@@ -126,10 +128,14 @@ fn peers(
             Ok(())
         }
     };
-    if !asked.is_empty() {
+    if asked.iter().any(|&peer| peer != PeerName::LlamaCpp) {
         told("transformers is timed".to_owned());
         let compile = asked.contains(&PeerName::Compiled);
         bench_transformers::run(request, compile, watch).into_iter().try_for_each(&mut keep)?;
+    }
+    if asked.contains(&PeerName::LlamaCpp) {
+        told("llama.cpp is timed".to_owned());
+        keep(bench_llama_cpp::run(request, watch))?;
     }
     Ok(peers)
 }
@@ -276,6 +282,7 @@ impl Report<'_> {
                 "joules_per_token": row.joules_per_token(),
                 "transformers_seconds": peer_seconds(PeerName::Transformers, number),
                 "compiled_seconds": peer_seconds(PeerName::Compiled, number),
+                "llama_cpp_seconds": peer_seconds(PeerName::LlamaCpp, number),
             })
         };
         json!({
@@ -292,6 +299,7 @@ impl Report<'_> {
             "load_seconds": loaded.time.as_secs_f64(),
             "is_finite": measured.is_finite,
             "peer": peer(PeerName::Transformers).map(|peer| &peer.name),
+            "llama_cpp": peer(PeerName::LlamaCpp).map(|peer| &peer.name),
             "rows": measured.rows.iter().enumerate().map(row).collect::<Vec<_>>(),
         })
     }
@@ -360,6 +368,7 @@ mod tests {
         let peers = vec![
             peer(PeerName::Transformers, "transformers 5", vec![Some(2.0), Some(1.0)]),
             peer(PeerName::Compiled, "transformers 5, compiled step", vec![None, Some(4.0)]),
+            peer(PeerName::LlamaCpp, "llama.cpp 1a2b3c (CUDA)", vec![None, None]),
         ];
         let mut report = Report {
             args: &args,
@@ -377,6 +386,7 @@ load 1.00 s (0.00 GB/s)
 memory in use at most 3.00 GiB
 beside transformers 5, random weights
 beside transformers 5, compiled step, random weights
+beside llama.cpp 1a2b3c (CUDA), the same file
          tokens  context  batch  tokens/s  of memory  TFLOP/s  of product  J/token  transformers  times  transformers compiled  times
 prefill     512        0      1     512.0          -      400      50.0 %    0.500         256.0   2.00                      -      -
 decode       64        0      1      32.0     75.0 %        -           -        -          64.0   0.50                   16.0   2.00

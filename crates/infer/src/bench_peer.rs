@@ -1,6 +1,7 @@
 //! `infer bench --compare`: other programs, timed with what was timed here.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{env, thread};
@@ -15,8 +16,12 @@ use crate::cli::PeerName;
 pub(crate) struct Request<'a> {
     /// The model's config.
     pub(crate) config: &'a str,
+    /// Its file, if it is a GGUF file that runs as it is.
+    pub(crate) file: Option<&'a Path>,
     /// The device, as all programs call it.
     pub(crate) device: &'a str,
+    /// The layers on a GPU, and one for the head.
+    pub(crate) num_gpu_layers: usize,
     /// The type of the arithmetic, as PyTorch calls it.
     pub(crate) dtype: &'static str,
     /// What was timed here.
@@ -40,6 +45,7 @@ impl PeerName {
         match self {
             Self::Transformers => "transformers",
             Self::Compiled => "transformers compiled",
+            Self::LlamaCpp => "llama.cpp",
         }
     }
 
@@ -47,6 +53,7 @@ impl PeerName {
     pub(crate) fn weights(self) -> &'static str {
         match self {
             Self::Transformers | Self::Compiled => "random weights",
+            Self::LlamaCpp => "the same file",
         }
     }
 
@@ -54,6 +61,7 @@ impl PeerName {
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Transformers | Self::Compiled => "python3",
+            Self::LlamaCpp => "llama-bench",
         }
     }
 
@@ -62,13 +70,19 @@ impl PeerName {
     }
 }
 
-/// The programs that are to be timed: those `named`, or transformers. The error is that of one that was named and
-/// cannot be, as far as that is known beforehand.
-pub(crate) fn asked(named: &[PeerName]) -> Result<Vec<PeerName>> {
+/// The programs that are to be timed: those `named`, or those that there are. The error is that of one that was
+/// named and cannot be, as far as that is known beforehand.
+pub(crate) fn asked(named: &[PeerName], file: Option<&Path>) -> Result<Vec<PeerName>> {
     if named.is_empty() {
-        return Ok(vec![PeerName::Transformers]);
+        let has_llama_cpp = file.is_some() && is_on_path(PeerName::LlamaCpp.program());
+        let llama_cpp = has_llama_cpp.then_some(PeerName::LlamaCpp);
+        return Ok([PeerName::Transformers].into_iter().chain(llama_cpp).collect());
     }
     for &peer in named {
+        if peer == PeerName::LlamaCpp && file.is_none() {
+            let place = "but for a GGUF file that runs as it is: llama-bench reads nothing else";
+            return Err(Error::NoMeaning { option: "--compare=llama.cpp", place });
+        }
         if !is_on_path(peer.program()) {
             return Err(peer.failed(format!("{} is not on PATH", peer.program())));
         }

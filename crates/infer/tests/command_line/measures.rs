@@ -457,13 +457,60 @@ fn a_compiled_step_has_its_own_column_or_a_reason() {
 
 #[cfg(unix)]
 #[test]
-fn who_is_named_has_to_be_there() {
+fn llama_bench_times_the_file_where_it_is_on_the_path() {
     let dir = tempfile::tempdir().unwrap();
-    let (tiny, nowhere) = (tiny(), dir.path().display().to_string());
+    let file = dir.path().join("tiny.gguf");
+    testkit::gguf::TinyGguf::of("F16").write(&file);
+    let file = file.to_str().unwrap();
+    let asked = dir.path().join("asked");
+    // It keeps how it was called, and answers for what it was asked.
+    let timed = |prompt: u32, steps: u32, depth: u32, samples: &str| {
+        format!(
+            r#"{{"build_commit": "1a2b3c", "backends": "CPU", "n_prompt": {prompt}, "n_gen": {steps}, "n_depth": {depth}, "samples_ns": [{samples}]}}"#
+        )
+    };
+    let (prefill, decode) =
+        (timed(8, 0, 0, "9, 4000000000, 5000000000"), timed(0, 2, 4, "500000000"));
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> '{}'\ncase \"$*\" in *'-p 8 '*) echo '[{prefill}]';; *) echo '[{decode}]';; esac\n",
+        asked.display()
+    );
+    let path = stand_in(dir.path(), "llama-bench", &script);
+    let lacks = "#!/bin/sh\necho 'no transformers' >&2\nexit 1\n";
+    stand_in(dir.path(), "python3", lacks);
+    for compare in ["--compare", "--compare=llama.cpp"] {
+        let _ = std::fs::remove_file(&asked);
+        let told = short_bench(file, &[compare, "--batches", "1,2", "--json"], &path).done();
+        assert_eq!(told.stderr.contains("no transformers"), compare == "--compare", "{told:?}");
+        let object = told.json();
+        assert_eq!(object["llama_cpp"], "llama.cpp 1a2b3c (CPU)");
+        let seconds: Vec<_> = (0..3).map(|row| &object["rows"][row]["llama_cpp_seconds"]).collect();
+        assert_eq!(seconds, [&json!(4.0), &json!(0.5), &json!(null)]);
+        let common = format!("-m {file} -o json -r 1 -fa 1 -t 2 -ngl 0");
+        let calls =
+            format!("{common} -p 8 -n 0 -d 0 -dev none\n{common} -p 0 -n 2 -d 4 -dev none\n");
+        assert_eq!(std::fs::read_to_string(&asked).unwrap(), calls);
+    }
+    let lines = short_bench(file, &["--compare=llama.cpp"], &path).done().stdout;
+    assert!(lines.contains("beside llama.cpp 1a2b3c (CPU), the same file"), "{lines}");
+
+    // It is said why not if it fails; who was named has to be there.
+    stand_in(dir.path(), "llama-bench", "#!/bin/sh\necho 'error: unknown model' >&2\nexit 1\n");
+    let told = short_bench(file, &["--compare=llama.cpp"], &path).done();
+    assert!(told.stderr.contains("note: llama.cpp is not timed: error: unknown model"), "{told:?}");
+    let nowhere = dir.path().join("nothing").display().to_string();
     for (peer, why) in [
+        ("llama.cpp", "llama.cpp is not timed: llama-bench is not on PATH"),
         ("transformers", "transformers is not timed: python3 is not on PATH"),
         ("compiled", "transformers compiled is not timed: python3 is not on PATH"),
     ] {
-        short_bench(&tiny, &[&format!("--compare={peer}")], &nowhere).refused(&[why]);
+        short_bench(file, &[&format!("--compare={peer}")], &nowhere).refused(&[why]);
     }
+    let told = short_bench(file, &["--compare"], &nowhere).done();
+    assert!(!told.stderr.contains("llama"), "{told:?}");
+    let why = "--compare=llama.cpp has no meaning but for a GGUF file that runs as it is";
+    for more in [&["--quantize", "q8_0"], &["--layers", "0..1"]] {
+        short_bench(file, &[&["--compare=llama.cpp"], &more[..]].concat(), &path).refused(&[why]);
+    }
+    short_bench(&tiny(), &["--compare=llama.cpp"], &path).refused(&[why]);
 }
