@@ -8,10 +8,14 @@ measure, as in
     {"config": {"model_type": "llama", ...}, "device": "cuda:0", "dtype": "bfloat16",
      "rows": [{"what": "prefill", "num_tokens": 512, "context": 0, "batch": 1},
               {"what": "decode", "num_tokens": 64, "context": 128, "batch": 1}],
-     "repeats": 3}
+     "repeats": 3, "compile": false}
 
 The answer has the versions, and the seconds of each row, the median. Attention is SDPA, the cache is
 transformers' own dynamic one, and the best token is taken on the device.
+
+With "compile" decoding at batch 1 is timed with a static cache and a compiled step as well, and a row has
+`compiled_seconds`, or the answer says in `not_compiled` why none has. One static cache, as long as the longest
+row needs, serves all rows: the step is compiled once. A step attends to the whole of it.
 """
 
 import contextlib
@@ -43,35 +47,64 @@ def answer(request):
         ids = torch.arange(batch * number, device=device) * 7919 + 13
         return (ids % config.vocab_size).reshape(batch, number)
 
-    def prefill(batch, number):
-        output = model(tokens(batch, number), use_cache=True, logits_to_keep=1)
+    def prefill(batch, number, cache=None):
+        output = model(
+            tokens(batch, number), past_key_values=cache, use_cache=True, logits_to_keep=1)
         return output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
 
-    def decode(cache, last, steps):
+    def decode(cache, last, steps, step=model):
         for _ in range(steps):
-            output = model(last, past_key_values=cache, use_cache=True)
+            output = step(last, past_key_values=cache, use_cache=True)
             last = output.logits[:, -1].argmax(-1, keepdim=True)
 
-    def seconds(row):
-        batch, number = row["batch"], row["num_tokens"]
-        held = prefill(batch, row["context"]) if row["what"] == "decode" else None
+    def median(prepare, work):
         times = []
         # The first is not counted: it pays for what is made once.
         for _ in range(request["repeats"] + 1):
-            start = copy.deepcopy(held)
+            prepared = prepare()
             synchronize()
             begin = time.perf_counter()
-            if start is None:
-                prefill(batch, number)
-            else:
-                decode(*start, number)
+            work(*prepared)
             synchronize()
             times.append(time.perf_counter() - begin)
         return statistics.median(times[1:])
 
+    def seconds(row):
+        batch, number = row["batch"], row["num_tokens"]
+        if row["what"] == "prefill":
+            return median(tuple, lambda: prefill(batch, number))
+        held = prefill(batch, row["context"])
+        return median(lambda: copy.deepcopy(held), lambda cache, last: decode(cache, last, number))
+
+    def add_compiled_seconds(rows):
+        rows = [row for row in rows if row["what"] == "decode" and row["batch"] == 1]
+        num_warm_up = 4  # The first compiles, the next ones record the graph.
+        length = max(row["context"] + max(row["num_tokens"], num_warm_up) for row in rows)
+        cache = transformers.StaticCache(config=config, max_cache_len=length)
+        step = torch.compile(model.__call__, mode="reduce-overhead", fullgraph=True)
+
+        def prefilled(row):
+            cache.reset()
+            return cache, prefill(1, row["context"], cache)[1]
+
+        decode(*prefilled(rows[0]), num_warm_up, step)
+        for row in rows:
+            row["compiled_seconds"] = median(
+                lambda: prefilled(row), lambda cache, last: decode(cache, last, row["num_tokens"], step))
+
     with torch.no_grad():
         rows = [{**row, "seconds": seconds(row)} for row in request["rows"]]
-    return {"transformers": transformers.__version__, "torch": torch.__version__, "rows": rows}
+        not_compiled = None
+        if request["compile"]:
+            try:
+                if device.type != "cuda":
+                    raise NotImplementedError("it is for GPUs by CUDA")
+                add_compiled_seconds(rows)
+            except Exception as error:
+                # What was timed before is not lost for a compiler that is not there.
+                not_compiled = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    return {**versions, "rows": rows, "not_compiled": not_compiled}
 
 
 # Libraries print there, too.

@@ -14,10 +14,10 @@ use infer::progress::Watch;
 use infer::{Error, Model, Result, limits, memory};
 use serde_json::{Value, json};
 
-use crate::bench_peer::{Peer, Request};
-use crate::chosen;
-use crate::cli::BenchArgs;
+use crate::bench_peer::{self, Peer, Request};
+use crate::cli::{BenchArgs, PeerName};
 use crate::terminal::{Terminal, print};
+use crate::{bench_llama_cpp, bench_transformers, chosen};
 
 /// A model, what it takes in memory, and the time that loading it took.
 struct Loaded {
@@ -53,6 +53,10 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
         repeats: args.repeats,
     };
     settings.check(opened.config.max_position_embeddings)?;
+    let asked = match &args.compare {
+        Some(named) => bench_peer::asked(named, opened.gguf_file())?,
+        None => Vec::new(),
+    };
     let progress = terminal.progress(args.run.quiet);
     let sequences = settings.caches(opened.config.max_position_embeddings);
     let plan = opened.plan(args.run.placing(), &sequences)?;
@@ -90,30 +94,50 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     }
     // The model goes: its memory is the peer's now.
     let loaded = loaded.summary();
-    let peer = if args.compare {
-        let (config, device) = (opened.config_json()?, target.name());
-        let (dtype, rows) = (torch_name(dtype), &measured.rows);
-        let request =
-            Request { config: &config, device: &device, dtype, rows, repeats: args.repeats };
-        peer(args, &request, &watch)?
-    } else {
-        None
+    let request = Request {
+        config: &opened.config_json()?,
+        file: opened.gguf_file(),
+        device: &target.name(),
+        num_gpu_layers: if plan.head_on_gpu() { plan.num_gpu_layers() + 1 } else { 0 },
+        dtype: torch_name(dtype),
+        rows: &measured.rows,
+        repeats: args.repeats,
     };
-    let all = Report { args, loaded, limits, measured, peer, engine: target.engine() };
+    let peers = peers(args, &asked, &request, &watch)?;
+    let all = Report { args, loaded, limits, measured, peers, engine: target.engine() };
     if args.json { print(&format!("{:#}\n", all.to_json())) } else { print(&all.text()) }
 }
 
-/// What transformers comes to; a note says why it is not timed.
-fn peer(args: &BenchArgs, request: &Request, watch: &Watch) -> Result<Option<Peer>> {
-    chosen::told(&args.run, &["transformers is timed".to_owned()]);
-    match request.run(watch) {
-        Ok(peer) => Ok(Some(peer)),
+/// What other programs come to; a note says why one is not timed.
+fn peers(
+    args: &BenchArgs,
+    asked: &[PeerName],
+    request: &Request,
+    watch: &Watch,
+) -> Result<Vec<Peer>> {
+    let told = |note: String| chosen::told(&args.run, &[note]);
+    let mut peers = Vec::new();
+    let mut keep = |outcome| match outcome {
+        Ok(peer) => {
+            peers.push(peer);
+            Ok(())
+        }
         Err(Error::Cancelled) => Err(Error::Cancelled),
         Err(error) => {
-            chosen::told(&args.run, &[one_line(&error)]);
-            Ok(None)
+            told(one_line(&error));
+            Ok(())
         }
+    };
+    if asked.iter().any(|&peer| peer != PeerName::LlamaCpp) {
+        told("transformers is timed".to_owned());
+        let compile = asked.contains(&PeerName::Compiled);
+        bench_transformers::run(request, compile, watch).into_iter().try_for_each(&mut keep)?;
     }
+    if asked.contains(&PeerName::LlamaCpp) {
+        told("llama.cpp is timed".to_owned());
+        keep(bench_llama_cpp::run(request, watch))?;
+    }
+    Ok(peers)
 }
 
 /// What a user knows a device by.
@@ -144,7 +168,7 @@ struct Report<'a> {
     loaded: Summary,
     limits: Limits,
     measured: Measured,
-    peer: Option<Peer>,
+    peers: Vec<Peer>,
     /// Whose kernels compute on a GPU.
     engine: Option<&'static str>,
 }
@@ -177,8 +201,8 @@ impl Report<'_> {
         if let Some(bytes) = measured.peak_bytes {
             let _ = writeln!(text, "memory in use at most {}", gib(bytes));
         }
-        if let Some(peer) = &self.peer {
-            let _ = writeln!(text, "beside {}, random weights", peer.name);
+        for peer in &self.peers {
+            let _ = writeln!(text, "beside {}, {}", peer.name, peer.which.weights());
         }
         let titles = ["", "tokens", "context", "batch", "tokens/s"].map(str::to_owned);
         let columns = self.columns();
@@ -211,8 +235,7 @@ impl Report<'_> {
             let cells = rows.iter().enumerate().map(|(number, row)| cell(number, row)).collect();
             Column { title, cells }
         };
-        let peer = |number: usize| self.peer.as_ref().map(|peer| peer.seconds[number]);
-        let columns = [
+        let mut columns = vec![
             column("of memory", &|_, row| self.of_memory(row).map(percent)),
             column("TFLOP/s", &|_, row| {
                 let flops =
@@ -221,13 +244,15 @@ impl Report<'_> {
             }),
             column("of product", &|_, row| self.of_product(row).map(percent)),
             column("J/token", &|_, row| Some(format!("{:.3}", row.joules_per_token()?))),
-            column("transformers", &|number, row| {
-                Some(format!("{:.1}", (row.num_tokens * row.batch) as f64 / peer(number)?))
-            }),
-            column("times", &|number, row| {
-                Some(format!("{:.2}", peer(number)? / row.time.as_secs_f64()))
-            }),
         ];
+        for Peer { which, seconds, .. } in &self.peers {
+            columns.push(column(which.title(), &|number, row| {
+                Some(format!("{:.1}", (row.num_tokens * row.batch) as f64 / seconds[number]?))
+            }));
+            columns.push(column("times", &|number, row| {
+                Some(format!("{:.2}", seconds[number]? / row.time.as_secs_f64()))
+            }));
+        }
         columns.into_iter().filter(|column| column.cells.iter().any(Option::is_some)).collect()
     }
 
@@ -240,7 +265,9 @@ impl Report<'_> {
     }
 
     fn to_json(&self) -> Value {
-        let Self { args, loaded, limits, measured, peer, .. } = self;
+        let Self { args, loaded, limits, measured, .. } = self;
+        let peer = |which| self.peers.iter().find(|peer| peer.which == which);
+        let peer_seconds = |which, number: usize| peer(which)?.seconds[number];
         let row = |(number, row): (usize, &Row)| {
             json!({
                 "what": row.what.word(),
@@ -253,7 +280,9 @@ impl Report<'_> {
                 "flops_per_second": row.flops_per_second(),
                 "product_fraction": self.of_product(row),
                 "joules_per_token": row.joules_per_token(),
-                "transformers_seconds": peer.as_ref().map(|peer| peer.seconds[number]),
+                "transformers_seconds": peer_seconds(PeerName::Transformers, number),
+                "compiled_seconds": peer_seconds(PeerName::Compiled, number),
+                "llama_cpp_seconds": peer_seconds(PeerName::LlamaCpp, number),
             })
         };
         json!({
@@ -269,7 +298,8 @@ impl Report<'_> {
             "peak_bytes": measured.peak_bytes,
             "load_seconds": loaded.time.as_secs_f64(),
             "is_finite": measured.is_finite,
-            "peer": peer.as_ref().map(|peer| &peer.name),
+            "peer": peer(PeerName::Transformers).map(|peer| &peer.name),
+            "llama_cpp": peer(PeerName::LlamaCpp).map(|peer| &peer.name),
             "rows": measured.rows.iter().enumerate().map(row).collect::<Vec<_>>(),
         })
     }
@@ -308,9 +338,12 @@ mod tests {
 
     #[test]
     fn columns_are_there_where_a_row_has_something_in_them() {
-        let Command::Bench(args) = Cli::parse_from(["infer", "bench", "model"]).command else {
+        let typed = ["infer", "bench", "--compare", "model"];
+        let Command::Bench(args) = Cli::parse_from(typed).command else {
             panic!("it is a bench");
         };
+        // A word behind it is the model.
+        assert_eq!((args.compare.as_deref(), args.model.as_str()), (Some(&[][..]), "model"));
         let row = |what, num_tokens, seconds, read_bytes, flops, joules| Row {
             what,
             num_tokens,
@@ -331,13 +364,18 @@ mod tests {
             flops_per_second: Some(8e14),
         };
         let time = Duration::from_secs(1);
-        let peer = Peer { name: "transformers 5, PyTorch 2".to_owned(), seconds: vec![2.0, 1.0] };
+        let peer = |which, name: &str, seconds| Peer { which, name: name.to_owned(), seconds };
+        let peers = vec![
+            peer(PeerName::Transformers, "transformers 5", vec![Some(2.0), Some(1.0)]),
+            peer(PeerName::Compiled, "transformers 5, compiled step", vec![None, Some(4.0)]),
+            peer(PeerName::LlamaCpp, "llama.cpp 1a2b3c (CUDA)", vec![None, None]),
+        ];
         let mut report = Report {
             args: &args,
             loaded: Summary { step_bytes: 100, weight_bytes: 200, time },
             limits,
             measured: Measured { rows, is_finite: true, peak_bytes: Some(3 << 30) },
-            peer: Some(peer),
+            peers,
             engine: Some("fast"),
         };
         let expected = "\
@@ -346,10 +384,12 @@ memory reads 0.0 GB/s; a token reads 0.000 GB of weights: at most 20.0 tokens/s
 a product of matrices has 800 TFLOP/s
 load 1.00 s (0.00 GB/s)
 memory in use at most 3.00 GiB
-beside transformers 5, PyTorch 2, random weights
-         tokens  context  batch  tokens/s  of memory  TFLOP/s  of product  J/token  transformers  times
-prefill     512        0      1     512.0          -      400      50.0 %    0.500         256.0   2.00
-decode       64        0      1      32.0     75.0 %        -           -        -          64.0   0.50
+beside transformers 5, random weights
+beside transformers 5, compiled step, random weights
+beside llama.cpp 1a2b3c (CUDA), the same file
+         tokens  context  batch  tokens/s  of memory  TFLOP/s  of product  J/token  transformers  times  transformers compiled  times
+prefill     512        0      1     512.0          -      400      50.0 %    0.500         256.0   2.00                      -      -
+decode       64        0      1      32.0     75.0 %        -           -        -          64.0   0.50                   16.0   2.00
 ";
         assert_eq!(report.text(), expected);
         let json = report.to_json();
@@ -360,7 +400,8 @@ decode       64        0      1      32.0     75.0 %        -           -       
 
         // On the processor none of that is known.
         report.limits = Limits { device: "cpu".to_owned(), ..Limits::default() };
-        (report.engine, report.peer, report.measured.peak_bytes) = (None, None, None);
+        (report.engine, report.measured.peak_bytes) = (None, None);
+        report.peers.clear();
         report.measured.rows[0].joules = None;
         let expected = "\
 cpu

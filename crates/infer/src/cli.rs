@@ -154,6 +154,18 @@ pub(crate) enum QuantizeName {
     Q4K,
 }
 
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerName {
+    /// as it comes
+    Transformers,
+    /// transformers, and again with a static cache and its step compiled, which takes minutes: decoding at batch 1,
+    /// on NVIDIA's GPUs
+    Compiled,
+    /// llama-bench, which is on PATH; MODEL is a GGUF file
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 pub(crate) enum EngineName {
     /// infer's own, where they are in this program
@@ -309,10 +321,10 @@ pub(crate) struct BenchArgs {
     /// How often each is measured; the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) repeats: usize,
-    /// Time transformers as well, with random weights of the same geometry on the same device, if python3 has
-    /// it
-    #[arg(long)]
-    pub(crate) compare: bool,
+    /// Time other programs as well, on the same device: transformers, with random weights of the same geometry,
+    /// if python3 has it, and llama.cpp, where MODEL is a GGUF file and llama-bench is on PATH; or those named
+    #[arg(long, value_name = "PEER,…", value_delimiter = ',', num_args = 0..=1, require_equals = true)]
+    pub(crate) compare: Option<Vec<PeerName>>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Print one JSON object

@@ -392,9 +392,11 @@ pub enum Error {
         reason: Option<String>,
     },
 
-    /// transformers was to be timed, and was not.
-    #[error("transformers is not timed: {reason}")]
+    /// Another program was to be timed, and was not.
+    #[error("{peer} is not timed: {reason}")]
     Peer {
+        /// What it is called.
+        peer: &'static str,
         /// Why.
         reason: String,
     },

@@ -1,7 +1,9 @@
 //! The program `infer`: parses the command line, calls the library, prints, and exits.
 
 mod bench_command;
+mod bench_llama_cpp;
 mod bench_peer;
+mod bench_transformers;
 mod chat;
 mod chosen;
 mod cli;

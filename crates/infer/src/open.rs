@@ -175,6 +175,13 @@ impl Opened {
         self.donor().path()
     }
 
+    /// The GGUF file that it is, with its numbers as they are stored there.
+    #[must_use]
+    pub fn gguf_file(&self) -> Option<&Path> {
+        let is_as_stored = self.blueprint().is_none() && self.quantize.is_none();
+        (is_as_stored && self.donor().gguf().is_some()).then(|| self.path())
+    }
+
     /// The plan, if it is one that was never built.
     pub(crate) fn blueprint(&self) -> Option<&Blueprint> {
         match &self.files {

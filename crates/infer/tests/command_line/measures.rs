@@ -345,14 +345,36 @@ fn layers_for_a_gpu_that_is_not_used_are_a_note() {
     }
 }
 
-/// A `python3` in place of the real one, and the `PATH` that finds it first.
+/// A program in place of the real one, and the `PATH` that finds it first.
 #[cfg(unix)]
-fn python(dir: &Path, script: &str) -> String {
+fn stand_in(dir: &Path, program: &str, script: &str) -> String {
     use std::os::unix::fs::PermissionsExt;
-    let file = dir.join("python3");
+    let file = dir.join(program);
     std::fs::write(&file, script).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
     format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
+/// A bench of one prompt and one context, with `more` options and this `PATH`.
+#[cfg(unix)]
+fn short_bench(model: &str, more: &[&str], path: &str) -> Said {
+    let args = [
+        "bench",
+        model,
+        "--prompts",
+        "8",
+        "--contexts",
+        "4",
+        "--steps",
+        "2",
+        "--repeats",
+        "1",
+        "--device",
+        "cpu",
+    ];
+    let mut program = program();
+    program.args(args).args(more).env("PATH", path).env("RAYON_NUM_THREADS", "2");
+    said(&program.output().unwrap())
 }
 
 #[cfg(unix)]
@@ -360,34 +382,18 @@ fn python(dir: &Path, script: &str) -> String {
 fn a_bench_stands_beside_transformers_if_python_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let tiny = tiny();
-    let args = [
-        "bench",
-        &tiny,
-        "--prompts",
-        "8",
-        "--contexts",
-        "4",
-        "--batches",
-        "1",
-        "--steps",
-        "2",
-        "--repeats",
-        "1",
-        "--compare",
-        "--layers",
-        "dus(8)",
-        "--device",
-        "cpu",
-    ];
     let bench = |path: &str, more: &[&str]| {
-        let output = program().args(args).args(more).env("PATH", path).output().unwrap();
-        said(&output)
+        let plan = ["--batches", "1", "--compare", "--layers", "dus(8)"];
+        short_bench(&tiny, &[&plan[..], more].concat(), path)
     };
     // It keeps what it was asked, and answers.
     let answer = r#"{"transformers": "5", "torch": "2", "rows": [{"seconds": 4}, {"seconds": 8}]}"#;
     let asked = dir.path().join("asked.json");
-    let path =
-        python(dir.path(), &format!("#!/bin/sh\ncat > '{}'\necho '{answer}'\n", asked.display()));
+    let path = stand_in(
+        dir.path(),
+        "python3",
+        &format!("#!/bin/sh\ncat > '{}'\necho '{answer}'\n", asked.display()),
+    );
     let object = bench(&path, &["--json"]).done().json();
     assert_eq!(object["peer"], "transformers 5, PyTorch 2");
     assert_eq!(object["rows"][0]["transformers_seconds"], 4.0);
@@ -396,7 +402,7 @@ fn a_bench_stands_beside_transformers_if_python_has_it() {
     assert_eq!(asked["config"]["num_hidden_layers"], 48);
     assert_eq!((&asked["device"], &asked["dtype"]), (&json!("cpu"), &json!("float32")));
     let decode = json!({ "what": "decode", "num_tokens": 2, "context": 4, "batch": 1 });
-    assert_eq!(asked["rows"][1], decode);
+    assert_eq!((&asked["rows"][1], &asked["compile"]), (&decode, &json!(false)));
     let lines = bench(&path, &[]).done().stdout;
     assert!(lines.contains("beside transformers 5, PyTorch 2, random weights"), "{lines}");
     // Eight tokens in four seconds, two in eight.
@@ -411,7 +417,7 @@ fn a_bench_stands_beside_transformers_if_python_has_it() {
         (None, "python3: "),
     ] {
         let nowhere = || dir.path().join("nothing").display().to_string();
-        let path = script.map_or_else(nowhere, |script| python(dir.path(), script));
+        let path = script.map_or_else(nowhere, |script| stand_in(dir.path(), "python3", script));
         // What was measured here is not lost.
         let told = bench(&path, &["--json"]).done();
         let note = format!("note: transformers is not timed: {why}");
@@ -419,4 +425,92 @@ fn a_bench_stands_beside_transformers_if_python_has_it() {
         let object = told.json();
         assert!(object["peer"].is_null() && object["rows"][1]["transformers_seconds"].is_null());
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_compiled_step_has_its_own_column_or_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = tiny();
+    let bench = |rest: &str, more: &[&str]| {
+        let rows = r#"{"seconds": 4}, {"seconds": 8, "compiled_seconds": 0.5}, {"seconds": 2}"#;
+        let answer = format!(r#"{{"transformers": "5", "torch": "2", "rows": [{rows}]{rest}}}"#);
+        let script = format!("#!/bin/sh\ngrep -q '\"compile\":true' && echo '{answer}'\n");
+        let path = stand_in(dir.path(), "python3", &script);
+        let plan = ["--batches", "1,2", "--compare=compiled"];
+        short_bench(&tiny, &[&plan[..], more].concat(), &path)
+    };
+    let object = bench("", &["--json"]).done().json();
+    let seconds: Vec<_> = (0..3).map(|row| &object["rows"][row]["compiled_seconds"]).collect();
+    assert_eq!(seconds, [&json!(null), &json!(0.5), &json!(null)]);
+    assert_eq!(object["rows"][1]["transformers_seconds"], 8.0);
+    let lines = bench("", &[]).done().stdout;
+    let beside = "beside transformers 5, PyTorch 2, static cache, compiled step, random weights";
+    assert!(lines.contains(beside) && lines.contains("transformers compiled"), "{lines}");
+
+    let told = bench(r#", "not_compiled": "there is no compiler""#, &[]).done();
+    let note = "note: transformers compiled is not timed: there is no compiler";
+    assert!(told.stderr.contains(note), "{told:?}");
+    assert!(!told.stdout.contains("compiled"), "{told:?}");
+    assert!(told.stdout.contains("beside transformers 5, PyTorch 2, random weights"), "{told:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn llama_bench_times_the_file_where_it_is_on_the_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tiny.gguf");
+    testkit::gguf::TinyGguf::of("F16").write(&file);
+    let file = file.to_str().unwrap();
+    let asked = dir.path().join("asked");
+    // It keeps how it was called, and answers for what it was asked.
+    let timed = |prompt: u32, steps: u32, depth: u32, samples: &str| {
+        format!(
+            r#"{{"build_commit": "1a2b3c", "backends": "CPU", "n_prompt": {prompt}, "n_gen": {steps}, "n_depth": {depth}, "samples_ns": [{samples}]}}"#
+        )
+    };
+    let (prefill, decode) =
+        (timed(8, 0, 0, "9, 4000000000, 5000000000"), timed(0, 2, 4, "500000000"));
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> '{}'\ncase \"$*\" in *'-p 8 '*) echo '[{prefill}]';; *) echo '[{decode}]';; esac\n",
+        asked.display()
+    );
+    let path = stand_in(dir.path(), "llama-bench", &script);
+    let lacks = "#!/bin/sh\necho 'no transformers' >&2\nexit 1\n";
+    stand_in(dir.path(), "python3", lacks);
+    for compare in ["--compare", "--compare=llama.cpp"] {
+        let _ = std::fs::remove_file(&asked);
+        let told = short_bench(file, &[compare, "--batches", "1,2", "--json"], &path).done();
+        assert_eq!(told.stderr.contains("no transformers"), compare == "--compare", "{told:?}");
+        let object = told.json();
+        assert_eq!(object["llama_cpp"], "llama.cpp 1a2b3c (CPU)");
+        let seconds: Vec<_> = (0..3).map(|row| &object["rows"][row]["llama_cpp_seconds"]).collect();
+        assert_eq!(seconds, [&json!(4.0), &json!(0.5), &json!(null)]);
+        let common = format!("-m {file} -o json -r 1 -fa 1 -t 2 -ngl 0");
+        let calls =
+            format!("{common} -p 8 -n 0 -d 0 -dev none\n{common} -p 0 -n 2 -d 4 -dev none\n");
+        assert_eq!(std::fs::read_to_string(&asked).unwrap(), calls);
+    }
+    let lines = short_bench(file, &["--compare=llama.cpp"], &path).done().stdout;
+    assert!(lines.contains("beside llama.cpp 1a2b3c (CPU), the same file"), "{lines}");
+
+    // It is said why not if it fails; who was named has to be there.
+    stand_in(dir.path(), "llama-bench", "#!/bin/sh\necho 'error: unknown model' >&2\nexit 1\n");
+    let told = short_bench(file, &["--compare=llama.cpp"], &path).done();
+    assert!(told.stderr.contains("note: llama.cpp is not timed: error: unknown model"), "{told:?}");
+    let nowhere = dir.path().join("nothing").display().to_string();
+    for (peer, why) in [
+        ("llama.cpp", "llama.cpp is not timed: llama-bench is not on PATH"),
+        ("transformers", "transformers is not timed: python3 is not on PATH"),
+        ("compiled", "transformers compiled is not timed: python3 is not on PATH"),
+    ] {
+        short_bench(file, &[&format!("--compare={peer}")], &nowhere).refused(&[why]);
+    }
+    let told = short_bench(file, &["--compare"], &nowhere).done();
+    assert!(!told.stderr.contains("llama"), "{told:?}");
+    let why = "--compare=llama.cpp has no meaning but for a GGUF file that runs as it is";
+    for more in [&["--quantize", "q8_0"], &["--layers", "0..1"]] {
+        short_bench(file, &[&["--compare=llama.cpp"], &more[..]].concat(), &path).refused(&[why]);
+    }
+    short_bench(&tiny(), &["--compare=llama.cpp"], &path).refused(&[why]);
 }
