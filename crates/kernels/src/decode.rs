@@ -14,7 +14,7 @@ static BLOCKS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode_blocks.f
 /// Sequences that take a step together, at most.
 pub const MAX_BATCH: usize = 8;
 
-/// Threads of a block, and query heads of an item of attention: as in `kernels/decode.cuh`.
+/// Threads of a block, and query heads of an item of attention: as in `kernels/block.cuh` and `kernels/attend.cuh`.
 const BLOCK_THREADS: u32 = 288;
 const HEADS: usize = 4;
 const MAX_STAGES: usize = 16;
@@ -178,7 +178,7 @@ impl RawMatrix {
     }
 }
 
-/// `Layer` of `kernels/decode.cuh`.
+/// `Layer` of `kernels/block.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 struct RawLayer {
@@ -207,7 +207,7 @@ unsafe impl Plain for RawLayer {}
 // SAFETY: integers, without padding.
 unsafe impl Plain for RawSequence {}
 
-/// `DecodeParams` of `kernels/decode.cuh`.
+/// `DecodeParams` of `kernels/block.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 struct Params {
