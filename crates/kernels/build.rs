@@ -8,7 +8,7 @@ use std::process::Command;
 use std::{env, fs, thread};
 
 /// The files of `kernels/`, each with the first compute capability that has what it needs: the copy engine
-/// of Hopper for `decode`, its clusters of blocks for `sample`.
+/// of Hopper for `decode` and `decode_blocks`, its clusters of blocks for `sample`.
 const FILES: [(&str, u32); 6] = [
     ("decode", 90),
     ("decode_blocks", 90),

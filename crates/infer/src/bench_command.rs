@@ -53,8 +53,10 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
         repeats: args.repeats,
     };
     settings.check(opened.config.max_position_embeddings)?;
+    // Random numbers are in no file.
+    let file = if args.random_weights { None } else { opened.gguf_file() };
     let asked = match &args.compare {
-        Some(named) => bench_peer::asked(named, opened.gguf_file())?,
+        Some(named) => bench_peer::asked(named, file)?,
         None => Vec::new(),
     };
     let progress = terminal.progress(args.run.quiet);
@@ -96,7 +98,7 @@ pub(crate) fn run(args: &BenchArgs, terminal: &Terminal) -> Result<()> {
     let loaded = loaded.summary();
     let request = Request {
         config: &opened.config_json()?,
-        file: opened.gguf_file(),
+        file,
         device: &target.name(),
         num_gpu_layers: if plan.head_on_gpu() { plan.num_gpu_layers() + 1 } else { 0 },
         dtype: torch_name(dtype),

@@ -34,12 +34,16 @@ pub(crate) fn run(request: &Request, watch: &Watch) -> Result<Peer> {
     let (steps, contexts) =
         (list(What::Decode, |row| row.num_tokens), list(What::Decode, |row| row.context));
     // In one run each prompt would be timed behind each context.
-    let mut timed = llama_bench(request, ["-p", &prompts, "-n", "0", "-d", "0"], watch)?;
-    timed.extend(llama_bench(request, ["-p", "0", "-n", &steps, "-d", &contexts], watch)?);
-    let name = timed.first().map_or_else(String::new, |timed| {
-        let backends = if request.num_gpu_layers == 0 { "CPU" } else { &timed.backends };
-        format!("llama.cpp {} ({backends})", timed.build_commit)
-    });
+    let mut timed = Vec::new();
+    if !prompts.is_empty() {
+        timed.extend(llama_bench(request, ["-p", &prompts, "-n", "0", "-d", "0"], watch)?);
+    }
+    if !steps.is_empty() {
+        timed.extend(llama_bench(request, ["-p", "0", "-n", &steps, "-d", &contexts], watch)?);
+    }
+    let first = timed.first().ok_or_else(|| WHICH.failed("it timed nothing".to_owned()))?;
+    let backends = if request.num_gpu_layers == 0 { "CPU" } else { &first.backends };
+    let name = format!("llama.cpp {} ({backends})", first.build_commit);
     let seconds = |row: &Row| {
         let (prompt, steps) = match row.what {
             What::Prefill => (row.num_tokens, 0),

@@ -9,9 +9,10 @@
 
 // Query heads of one item of attention, at most.
 constexpr int MAX_HEADS = 4;
-// Up to so many positions an item has all of them, as putting parts together takes longer, and a head alone; otherwise
-// it has so many at least.
-constexpr int MAX_ALONE = 320, MIN_STRETCH = 64;
+// Up to so many positions an item has all of them, as putting parts together takes longer, for one head.
+constexpr int MAX_ALONE = 320;
+// Otherwise it has so many at least, for a set of heads.
+constexpr int MIN_STRETCH = 64;
 constexpr int MAX_HEAD_DIM = 128;
 // Below all scores; differences to it are finite.
 constexpr float LEAST = -1e30f;

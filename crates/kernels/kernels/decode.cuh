@@ -98,4 +98,5 @@ template <typename E, int SEQUENCES, int LANES> __device__ __forceinline__ void 
 // src/decode.rs asserts the same.
 static_assert(sizeof(DecodeParams) / 4 <= THREADS, "a word each");
 static_assert(sizeof(Layer) == 136 && sizeof(Sequence) == 24 && sizeof(DecodeParams) == 216, "as in Rust");
+static_assert(SLICE == 2048 && Fixed::GROUP == 256 && MAX_STAGES == 16 && TILE == 16 && MAX_HEADS == 4, "as in Rust");
 static_assert(THREADS + WARP == 288 && SUMS == 2 && sizeof(AttentionScratch<half>) <= 24 << 10, "as in Rust");

@@ -138,9 +138,3 @@ template <int LANES> __device__ __forceinline__ float sum_of(float x) {
     for (int step = LANES / 2; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
     return x;
 }
-
-__device__ __forceinline__ float max_of_warp(float x) {
-#pragma unroll
-    for (int step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
-    return x;
-}

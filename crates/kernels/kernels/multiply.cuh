@@ -8,10 +8,10 @@
 
 // Which rows a matrix' tiles have. A gated matrix' tile is 8 rows of the gate and the same 8 of the rest.
 struct Tiles {
-    int rows, inputs, count, stride, second_half;
+    int rows, count, stride, second_half;
 
-    __device__ Tiles(int rows, int inputs, bool gated)
-        : rows(rows), inputs(inputs), count((gated ? rows / 2 + 7 : rows + 15) / (gated ? 8 : 16)),
+    __device__ Tiles(int rows, bool gated)
+        : rows(rows), count((gated ? rows / 2 + 7 : rows + 15) / (gated ? 8 : 16)),
           stride(gated ? 8 : 16), second_half(gated ? rows / 2 : 8) {}
 
     // The row in place `place` of a tile; places past the end repeat the last row.
@@ -67,7 +67,7 @@ struct Filler {
     // By value: what is in memory would be read again for each piece.
     template <bool SLICED>
     __device__ __forceinline__ void tiles(const Matrix matrix, int rows, int inputs, bool gated) {
-        const Tiles tiles(rows, inputs, gated);
+        const Tiles tiles(rows, gated);
         const int columns = piece_columns(matrix.form), lane = threadIdx.x % WARP;
         const int stride = stage_row_bytes(matrix.form), whole = piece_bytes(matrix.form, columns);
         constexpr int AT_ONCE = SLICED ? TILES_OF_SLICE : 1;
@@ -209,7 +209,7 @@ __device__ __forceinline__ Progress multiply(const DecodeParams &p, const Task t
     constexpr int STRIDE = stage_row_bytes(Product::FORM);
     constexpr int AT_ONCE = SLICED ? TILES_OF_SLICE : 1;
     const int rows = task.rows, inputs = task.inputs;
-    const Tiles tiles(rows, inputs, RESULT == GATED);
+    const Tiles tiles(rows, RESULT == GATED);
     const int outputs = RESULT == GATED ? rows / 2 : rows;
     const int lane = fresh(threadIdx.x % WARP), warp = fresh(threadIdx.x / WARP), unit = 2 * warp, batch = fresh(p.batch);
     const int slice_bytes = (Product::bytes(SLICE, batch) + 15) & ~15;

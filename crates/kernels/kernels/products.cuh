@@ -83,7 +83,7 @@ template <typename E> struct DenseProduct {
 // ---------------------------------------------------------------- fixed point
 
 // Activations in fixed point: whole numbers of 16 bits, with a scale for each GROUP columns of a sequence. Their error
-// is 2^-16 of a group's largest at most, less than what f16 makes of it.
+// is 2^-16 of a group's largest at most, less than what f16 makes of that one.
 //
 // Of each number the upper byte lies in one row and the lower one, with a sign too, in the next. In a row lane t has
 // its eight columns of four blocks one after the other, 32 bytes.
@@ -96,7 +96,8 @@ struct Fixed {
     float *scales;  // (sequences, groups)
     int row_bytes, groups;
 
-    // As in Rust. A row is 16 bytes modulo 128, so that the lanes of eight columns find different banks.
+    // As in Rust. A row is 16 bytes modulo 128, so that the lanes of one sequence's columns find different banks; of two
+    // sequences half of them wait for the other half, and no order of blocks that avoids it was faster.
     static __host__ __device__ int row_bytes_of(int inputs) { return ((inputs + 127) & ~127) + 16; }
     static __host__ __device__ int bytes(int inputs, int batch) {
         return batch * (2 * row_bytes_of(inputs) + (inputs + GROUP - 1) / GROUP * 36);
@@ -132,7 +133,8 @@ struct Fixed {
         total += __shfl_xor_sync(~0u, total, 1);
         total += __shfl_xor_sync(~0u, total, 2);
         if (t == 0) sums[(sequence * groups + group) * 8 + block % 4 * 2 + block / 4] = total;
-        if (lane == 0) scales[sequence * groups + group] = most * (1.f / LIMIT);
+        // Behind 2^126 the division gives nothing.
+        if (lane == 0) scales[sequence * groups + group] = most < 1e37f ? most * (1.f / LIMIT) : most * INFINITY;
         const auto bytes = [](uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t which) {
             return __byte_perm(__byte_perm(a, b, which), __byte_perm(c, d, which), 0x5410);
         };
@@ -149,8 +151,8 @@ struct Fixed {
 
 // ---------------------------------------------------------------- blocks of codes
 
-// How up to SEQUENCES sequences share the eight columns: SPAN blocks of four are side by side, and what follows does
-// not fit takes SETS sums; eight sequences take two times as many.
+// How up to SEQUENCES sequences share the eight columns: of four blocks SPAN lie side by side. The four take SETS sums,
+// and eight sequences twice as many.
 template <int SEQUENCES> struct Sharing {
     static constexpr int SPAN = SEQUENCES == 1 ? 4 : SEQUENCES == 2 ? 2 : 1;
     static constexpr int SETS = 4 / SPAN, HALVES = SEQUENCES == 8 ? 2 : 1;

@@ -1,8 +1,7 @@
 // A ring of stages in shared memory, which one warp fills from global memory and the others read.
 //
-// From Hopper on the copy engine moves a stage's rows and says when they are there; before, the filling
-// warps carry them themselves. Either way the ring is filled as fast as its readers let go of stages,
-// whatever else they wait for.
+// The copy engine, which Hopper has first, moves a stage's rows and says when they are there: the ring is filled as fast
+// as its readers let go of stages, whatever else they wait for. What readers themselves ask for comes by cells.
 
 #pragma once
 

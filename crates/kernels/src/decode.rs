@@ -22,11 +22,13 @@ const TILE: usize = 16;
 /// Tiles whose sums are on their way from warp to warp at once, and these warps.
 const SUMS: usize = 2;
 const WARPS: usize = 8;
+/// Stages of weights on their way that a block should have: fewer sequences take a step together rather than with less.
+const MIN_STAGES: usize = 2;
 /// Columns of activations that a block holds at once where it has no room for all.
 const SLICE: usize = 2048;
 /// What attention needs of a block's shared memory.
 const ATTENTION_BYTES: usize = 24 << 10;
-/// What activations take of it at most: the rest holds weights on their way.
+/// What activations that may come a slice at a time take of it at most: the rest holds weights on their way.
 const MAX_ACTIVATION_BYTES: usize = 96 << 10;
 
 /// The type of activations, keys and values, and of matrices that are not quantised.
@@ -336,6 +338,10 @@ impl Decoder {
         [cos, sin]: [&[f32]; 2],
     ) -> Result<Self> {
         let has_blocks = weights.matrices().any(|matrix| matrix.form != Form::Dense);
+        assert!(
+            !has_blocks || element == Element::F16,
+            "codes are multiplied by what f16 may have"
+        );
         let whole = Whole::new(gpu, &shape, element, has_blocks)?;
         let raw: Vec<RawLayer> = weights.layers.iter().map(raw_layer).collect();
         let has_q4_k = weights.matrices().any(|matrix| matrix.form == Form::Q4K);
@@ -344,7 +350,8 @@ impl Decoder {
             * (shape.num_attention_heads / shape.num_key_value_heads).div_ceil(HEADS);
         // As many as there are blocks for when a sequence is alone: its numbers do not depend on others.
         // Where there are few positions, each head of a set has an item instead.
-        let splits = (gpu.num_multiprocessors() as usize / sets).max(HEADS);
+        let heads_of_set = HEADS.min(shape.num_attention_heads / shape.num_key_value_heads);
+        let splits = (gpu.num_multiprocessors() as usize / sets).max(heads_of_set);
         let floats = |n: usize| gpu.zeros(MAX_BATCH * n * 4);
         let halves = |n: usize| gpu.zeros(MAX_BATCH * n * 2);
         Ok(Self {
@@ -470,12 +477,28 @@ impl Decoder {
         Ok(())
     }
 
-    /// Launches a step with the sequences as they are on the card.
+    /// Launches a step with the sequences as they are on the card, as many at once as a block has room for.
     fn launch(&mut self, batch: usize, embeds: bool) -> Result<()> {
         let Some(whole) = &self.whole else {
             let (major, minor) = self.gpu.compute_capability()?;
             return Err(Error::NoKernelForCard { major, minor });
         };
+        let has_room = |batch: &usize| self.stages(whole, *batch) >= MIN_STAGES;
+        let most = (1..=MAX_BATCH).rev().find(has_room).unwrap_or(1);
+        for first in (0..batch).step_by(most) {
+            self.launch_some(whole, first, most.min(batch - first), embeds)?;
+        }
+        Ok(())
+    }
+
+    /// Stages of the ring that a block has room for beside the activations of `batch` sequences.
+    fn stages(&self, whole: &Whole, batch: usize) -> usize {
+        let taken = self.activation_bytes(batch) + SUMS * WARPS * batch * TILE * 4;
+        (whole.shared_bytes.saturating_sub(taken) / self.stage_bytes).min(MAX_STAGES)
+    }
+
+    /// Launches a step of `batch` sequences from the `first` on.
+    fn launch_some(&self, whole: &Whole, first: usize, batch: usize, embeds: bool) -> Result<()> {
         let &(_, kernel) = whole
             .kernels
             .iter()
@@ -485,8 +508,9 @@ impl Decoder {
         let blocks = self.gpu.num_multiprocessors();
         let x_bytes = self.activation_bytes(batch);
         let sums_bytes = SUMS * WARPS * batch * TILE * 4;
-        let stages =
-            ((whole.shared_bytes - x_bytes - sums_bytes) / self.stage_bytes).min(MAX_STAGES);
+        let stages = self.stages(whole, batch);
+        assert!(stages > 0, "activations leave no room for weights");
+        let of_row = |buffer: &Buffer, bytes: usize| buffer.address() + (first * bytes) as u64;
         let mut params = Params {
             layers: self.layers.address(),
             embedding: RawMatrix::of(&self.weights.embedding),
@@ -494,12 +518,12 @@ impl Decoder {
             norm: self.weights.norm.address(),
             cos: self.angles[0].address(),
             sin: self.angles[1].address(),
-            sequences: self.sequences.address(),
-            x: self.x.address(),
+            sequences: of_row(&self.sequences, size_of::<RawSequence>()),
+            x: of_row(&self.x, shape.hidden_size * 4),
             qkv: self.qkv.address(),
             attended: self.attended.address(),
             gated: self.gated.address(),
-            logits: self.logits.address(),
+            logits: of_row(&self.logits, shape.vocab_size * 4),
             parts: self.parts.address(),
             fixed: self.fixed.address(),
             arrived: self.counters.address() + 4,

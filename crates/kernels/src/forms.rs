@@ -247,7 +247,7 @@ mod tests {
                     scale * f32::from(codes[block * 8 + j].cast_signed())
                 } else {
                     let word = u32::from_le_bytes(*codes[block * 4..].first_chunk().unwrap());
-                    let code = word >> (4 * (j / 2) + 16 * (j % 2)) & 15;
+                    let code = word >> (8 * (j % 4) + 4 * (j / 4)) & 15;
                     let bytes = &piece[units * 64 + unit * 8..];
                     let doubles = &piece[units * 72 + unit / 2 * 4..];
                     half(doubles) * f32::from(bytes[block]) * code as f32

@@ -7,7 +7,7 @@
 mod reference;
 
 use half::{bf16, f16};
-use kernels::decode::{Cache, Element, Shape};
+use kernels::decode::{Cache, Decoder, Element, Shape};
 use kernels::forms::Form;
 use reference::card::card;
 use reference::model::{CASE, Case, POSITIONS, Pair, TINY, pair};
@@ -34,18 +34,19 @@ fn check(case: Case, num_sequences: usize, num_tokens: usize, tolerance: f32) {
         decoder.step(&mut batch).unwrap();
     }
     let found = decoder.logits(num_sequences).unwrap();
-    let mut widest = 0_f32;
+    let (mut widest, mut largest) = (0_f32, 0_f32);
     for sequence in 0..num_sequences {
         let tokens: Vec<u32> =
             (3 * sequence..num_tokens).map(|step| token(sequence, step)).collect();
-        let expected = reference.logits(&tokens);
+        let expected = reference.step_logits(&tokens);
         let found = &found[sequence * vocab_size..][..vocab_size];
         for (a, b) in found.iter().zip(&expected) {
             assert!(a.is_finite(), "{a} of sequence {sequence}");
             widest = widest.max((a - b).abs());
+            largest = largest.max(b.abs());
         }
     }
-    println!("largest difference of logits: {widest}");
+    println!("largest difference of logits: {widest}, of {largest} at most");
     assert!(widest < tolerance, "{widest}");
 }
 
@@ -105,6 +106,76 @@ fn q8_0_and_q4_k() {
         check(Case { form, ..CASE }, 5, 20, 0.02);
         let shape = Shape { hidden_size: 2304, intermediate_size: 4352, ..TINY };
         check(Case { shape, form, ..CASE }, 2, 8, 0.05);
+    }
+}
+
+#[test]
+fn blocks_for_every_number_of_sequences() {
+    let Some(gpu) = card() else { return };
+    for case in [
+        Case { form: Form::Q8_0, ..CASE },
+        Case { form: Form::Q4K, ..CASE },
+        Case { is_mixed: true, ..CASE },
+    ] {
+        check(case, 1, 9, 0.03);
+        let Pair { mut decoder, .. } = pair(&gpu, case);
+        for num_sequences in 2..=8 {
+            each_as_alone(&mut decoder, num_sequences, 4);
+        }
+    }
+}
+
+/// Steps of sequences that are of different tokens, each of which has the numbers that it has alone.
+#[track_caller]
+fn each_as_alone(decoder: &mut Decoder, num_sequences: usize, num_steps: u32) {
+    let caches = || -> Vec<Cache> {
+        (0..num_sequences).map(|_| decoder.cache(num_steps as usize).unwrap()).collect()
+    };
+    let (mut alone, mut beside) = (caches(), caches());
+    for step in 0..num_steps {
+        let mut expected = Vec::new();
+        for (i, cache) in alone.iter_mut().enumerate() {
+            decoder.step(&mut [(step + 7 * i as u32, cache)]).unwrap();
+            expected.extend(decoder.logits(1).unwrap());
+        }
+        let mut batch: Vec<(u32, &mut Cache)> =
+            beside.iter_mut().enumerate().map(|(i, cache)| (step + 7 * i as u32, cache)).collect();
+        decoder.step(&mut batch).unwrap();
+        let found = decoder.logits(num_sequences).unwrap();
+        assert_eq!(found, expected, "{num_sequences} sequences at {step}");
+    }
+}
+
+#[test]
+fn heads_of_every_width_beside_blocks() {
+    for (head_dim, heads, kv_heads) in [(32, 8, 2), (96, 4, 2), (64, 6, 1), (128, 2, 2)] {
+        let shape =
+            Shape { head_dim, num_attention_heads: heads, num_key_value_heads: kv_heads, ..TINY };
+        check(Case { shape, form: Form::Q8_0, ..CASE }, 2, 20, 0.02);
+    }
+}
+
+/// Activations that a block has no room for come a slice at a time.
+#[test]
+fn slices_of_activations_for_blocks() {
+    let shape = Shape { hidden_size: 1088, intermediate_size: 14_400, ..TINY };
+    check(Case { shape, form: Form::Q8_0, ..CASE }, 5, 14, 0.05);
+    let shape = Shape { hidden_size: 1280, intermediate_size: 14_592, ..TINY };
+    check(Case { shape, form: Form::Q4K, ..CASE }, 4, 11, 0.05);
+    let Some(gpu) = card() else { return };
+    let Pair { mut decoder, .. } = pair(&gpu, Case { shape, form: Form::Q4K, ..CASE });
+    each_as_alone(&mut decoder, 4, 3);
+    each_as_alone(&mut decoder, 8, 3);
+}
+
+/// So wide that a block has no room for the activations of eight sequences: they take a step in two launches.
+#[test]
+fn more_sequences_than_a_block_has_room_for() {
+    let Some(gpu) = card() else { return };
+    let shape = Shape { hidden_size: 16_384, intermediate_size: 256, vocab_size: 64, ..TINY };
+    for form in [Form::Dense, Form::Q8_0] {
+        let Pair { mut decoder, .. } = pair(&gpu, Case { shape, form, ..CASE });
+        each_as_alone(&mut decoder, 8, 3);
     }
 }
 

@@ -99,6 +99,7 @@ fn heads_of_every_width_and_grouping() {
 
 #[test]
 fn q8_0_and_q4_k() {
+    check(Case { is_mixed: true, ..CASE }, 40, 0.03);
     for form in [Form::Q8_0, Form::Q4K] {
         check(Case { form, ..CASE }, 40, 0.03);
         let shape = Shape { hidden_size: 2304, intermediate_size: 4352, ..TINY };

@@ -127,6 +127,7 @@ pub(crate) fn angles(positions: usize, head_dim: usize) -> (Vec<f32>, Vec<f32>) 
 
 pub(crate) struct ReferenceLayer {
     pub(crate) matrices: [Numbers; 4],
+    pub(crate) forms: [Form; 4],
     pub(crate) norms: [Vec<f32>; 2],
     pub(crate) qk_norm: Option<(Vec<f32>, Vec<f32>)>,
     pub(crate) biases: [Option<Vec<f32>>; 4],
@@ -138,6 +139,7 @@ pub(crate) struct Reference {
     pub(crate) element: Element,
     pub(crate) embedding: Numbers,
     pub(crate) head: Numbers,
+    pub(crate) head_form: Form,
     pub(crate) norm: Vec<f32>,
     pub(crate) layers: Vec<ReferenceLayer>,
     pub(crate) angles: (Vec<f32>, Vec<f32>),
@@ -179,18 +181,32 @@ impl Reference {
         (0..2 * half).map(turn).collect()
     }
 
-    /// The logits behind the last of `tokens`.
+    /// The logits behind the last of `tokens`, as prompts have them: activations are rounded for all matrices.
     pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        self.logits_by(tokens, |_| true)
+    }
+
+    /// The same as steps have them: for blocks what comes from a norm is not rounded to 16 bits but put into
+    /// fixed point, whose error is not worth counting.
+    pub(crate) fn step_logits(&self, tokens: &[u32]) -> Vec<f32> {
+        self.logits_by(tokens, |form| form == Form::Dense)
+    }
+
+    fn logits_by(&self, tokens: &[u32], is_rounded: impl Fn(Form) -> bool) -> Vec<f32> {
+        let input = |x: &[f32], norm: &[f32], form: Form| {
+            let x = normed(x, norm, self.shape.rms_norm_eps);
+            if is_rounded(form) { self.round(x) } else { x }
+        };
         let Shape { hidden_size, num_attention_heads, num_key_value_heads, head_dim, .. } =
             self.shape;
-        let (eps, group) = (self.shape.rms_norm_eps, num_attention_heads / num_key_value_heads);
+        let group = num_attention_heads / num_key_value_heads;
         let mut cache: Vec<Vec<(Vec<f32>, Vec<f32>)>> = vec![Vec::new(); self.layers.len()];
         let mut x = Vec::new();
         for (position, &token) in tokens.iter().enumerate() {
             x = self.embedding[token as usize * hidden_size..][..hidden_size].to_vec();
             for (layer, cache) in self.layers.iter().zip(&mut cache) {
-                let input = self.round(normed(&x, &layer.norms[0], eps));
-                let qkv = product(&layer.matrices[0], &input, layer.biases[0].as_ref());
+                let normed = input(&x, &layer.norms[0], layer.forms[0]);
+                let qkv = product(&layer.matrices[0], &normed, layer.biases[0].as_ref());
                 let heads: Vec<&[f32]> = qkv.chunks(head_dim).collect();
                 let (queries, rest) = heads.split_at(num_attention_heads);
                 let (keys, values) = rest.split_at(num_key_value_heads);
@@ -224,8 +240,8 @@ impl Reference {
                 let attended = self.round(attended);
                 let o = product(&layer.matrices[1], &attended, layer.biases[1].as_ref());
                 x.iter_mut().zip(o).for_each(|(x, o)| *x += o);
-                let input = self.round(normed(&x, &layer.norms[1], eps));
-                let gate_up = product(&layer.matrices[2], &input, layer.biases[2].as_ref());
+                let normed = input(&x, &layer.norms[1], layer.forms[2]);
+                let gate_up = product(&layer.matrices[2], &normed, layer.biases[2].as_ref());
                 let (gate, up) = gate_up.split_at(self.shape.intermediate_size);
                 let gated = gate.iter().zip(up).map(|(&g, &u)| g / (1.0 + (-g).exp()) * u);
                 let gated = self.round(gated.collect());
@@ -233,6 +249,6 @@ impl Reference {
                 x.iter_mut().zip(down).for_each(|(x, down)| *x += down);
             }
         }
-        product(&self.head, &self.round(normed(&x, &self.norm, eps)), None)
+        product(&self.head, &input(&x, &self.norm, self.head_form), None)
     }
 }

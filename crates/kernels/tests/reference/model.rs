@@ -21,6 +21,8 @@ pub(crate) struct Case {
     pub(crate) element: Element,
     /// The form of all matrices, and of the embedding.
     pub(crate) form: Form,
+    /// Whether they have all forms instead, one after the other.
+    pub(crate) is_mixed: bool,
     pub(crate) has_biases: bool,
     pub(crate) has_qk_norm: bool,
     pub(crate) window: Option<usize>,
@@ -40,6 +42,7 @@ pub(crate) const CASE: Case = Case {
     shape: TINY,
     element: Element::F16,
     form: Form::Dense,
+    is_mixed: false,
     has_biases: false,
     has_qk_norm: false,
     window: None,
@@ -58,25 +61,28 @@ pub(crate) fn pair_for(gpu: &Arc<Gpu>, case: Case, positions: usize) -> Pair {
     let mut random = Random(7);
     let (queries, keys) =
         (shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim);
-    let mut matrix = |outputs: usize, inputs: usize| -> (Matrix, Numbers) {
-        let (bytes, numbers) = super::matrix(&mut random, case.form, case.element, outputs, inputs);
-        (Matrix::upload(gpu, case.form, &bytes, inputs).unwrap(), numbers)
+    let mut all_forms = [Form::Dense, Form::Q8_0, Form::Q4K].into_iter().cycle();
+    let mut matrix = |outputs: usize, inputs: usize| -> (Matrix, Numbers, Form) {
+        let form = if case.is_mixed { all_forms.next().unwrap() } else { case.form };
+        let (bytes, numbers) = super::matrix(&mut random, form, case.element, outputs, inputs);
+        (Matrix::upload(gpu, form, &bytes, inputs).unwrap(), numbers, form)
     };
     let mut sizes = Random(11);
     let mut vector = |n: usize, mean: f32, spread: f32| -> (Arc<Buffer>, Vec<f32>) {
         let numbers: Vec<f32> = (0..n).map(|_| mean + spread * sizes.normal()).collect();
         (Arc::new(gpu.upload(&numbers).unwrap()), numbers)
     };
-    let (embedding, embedding_numbers) = matrix(shape.vocab_size, shape.hidden_size);
-    let (head, head_numbers) = matrix(shape.vocab_size, shape.hidden_size);
+    let (embedding, embedding_numbers, _) = matrix(shape.vocab_size, shape.hidden_size);
+    let (head, head_numbers, head_form) = matrix(shape.vocab_size, shape.hidden_size);
     let (norm, norm_numbers) = vector(shape.hidden_size, 1.0, 0.1);
     let mut layers = Vec::new();
     let mut plain = Vec::new();
     for _ in 0..NUM_LAYERS {
-        let (qkv, qkv_numbers) = matrix(queries + 2 * keys, shape.hidden_size);
-        let (o, o_numbers) = matrix(shape.hidden_size, queries);
-        let (gate_up, gate_up_numbers) = matrix(2 * shape.intermediate_size, shape.hidden_size);
-        let (down, down_numbers) = matrix(shape.hidden_size, shape.intermediate_size);
+        let (qkv, qkv_numbers, qkv_form) = matrix(queries + 2 * keys, shape.hidden_size);
+        let (o, o_numbers, o_form) = matrix(shape.hidden_size, queries);
+        let (gate_up, gate_up_numbers, gate_up_form) =
+            matrix(2 * shape.intermediate_size, shape.hidden_size);
+        let (down, down_numbers, down_form) = matrix(shape.hidden_size, shape.intermediate_size);
         let (input_norm, input_norm_numbers) = vector(shape.hidden_size, 1.0, 0.1);
         let (post_norm, post_norm_numbers) = vector(shape.hidden_size, 1.0, 0.1);
         let outputs =
@@ -99,6 +105,7 @@ pub(crate) fn pair_for(gpu: &Arc<Gpu>, case: Case, positions: usize) -> Pair {
             window: case.window,
         });
         plain.push(ReferenceLayer {
+            forms: [qkv_form, o_form, gate_up_form, down_form],
             matrices: [qkv_numbers, o_numbers, gate_up_numbers, down_numbers],
             norms: [input_norm_numbers, post_norm_numbers],
             qk_norm: qk_norm.map(|(q, k)| (q.1, k.1)),
@@ -114,6 +121,7 @@ pub(crate) fn pair_for(gpu: &Arc<Gpu>, case: Case, positions: usize) -> Pair {
         element: case.element,
         embedding: embedding_numbers,
         head: head_numbers,
+        head_form,
         norm: norm_numbers,
         layers: plain,
         angles,
