@@ -17,7 +17,6 @@ constexpr int MAX_HEAD_DIM = 128;
 // Below all scores; differences to it are finite.
 constexpr float LEAST = -1e30f;
 
-
 // What attention needs of the activations' place.
 template <typename E> struct AttentionScratch {
     alignas(16) E key[MAX_HEAD_DIM], value[MAX_HEAD_DIM]; // the new token's

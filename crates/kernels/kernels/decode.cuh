@@ -11,7 +11,7 @@
 // Who waits at a barrier empties the multiprocessor's first cache. What the compiler pushed out of registers
 // comes from far away then, just when all others wait too: look at what ptxas -v says after each change.
 //
-// The residual stream and all sums are f32; activations are rounded to E where they are multiplied by weights of E, and
+// The residual stream is f32, and so are sums, but for whole numbers within a block of codes; activations are rounded to E where they are multiplied by weights of E, and
 // to fixed point of 16 bits where these are quantised. A sequence's numbers do not depend on those beside it.
 
 #pragma once

@@ -83,7 +83,7 @@ template <typename E> struct DenseProduct {
 // ---------------------------------------------------------------- fixed point
 
 // Activations in fixed point: whole numbers of 16 bits, with a scale for each GROUP columns of a sequence. Their error
-// is 2^-16 of a group's largest at most, less than what f16 makes of that one.
+// is some 2^-16 of a group's largest at most, less than what f16 makes of that one.
 //
 // Of each number the upper byte lies in one row and the lower one, with a sign too, in the next. In a row lane t has
 // its eight columns of four blocks one after the other, 32 bytes.
@@ -202,8 +202,6 @@ template <int SEQUENCES> struct BlockSums : Sharing<SEQUENCES> {
 // The sums of upper and lower bytes, as one.
 __device__ __forceinline__ int whole(const int32_t c[4], int row) { return c[2 * row] * 256 + c[2 * row + 1]; }
 
-// ---------------------------------------------------------------- q8_0
-
 // What both forms' products have: activations in fixed point.
 template <int SEQUENCES> struct BlockProduct : Sharing<SEQUENCES> {
     using Sharing<SEQUENCES>::SPAN, Sharing<SEQUENCES>::SETS, Sharing<SEQUENCES>::HALVES;
@@ -253,6 +251,8 @@ template <int SEQUENCES> struct BlockProduct : Sharing<SEQUENCES> {
         return reinterpret_cast<const int2 *>(sums)[group * 4 + set * SPAN + this->block_of(t)];
     }
 };
+
+// ---------------------------------------------------------------- q8_0
 
 // The warp's two units are four blocks.
 template <int SEQUENCES> struct Q8_0Product : BlockProduct<SEQUENCES> {
